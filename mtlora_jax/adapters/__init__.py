@@ -1,0 +1,41 @@
+"""The adapter library: pure functions over leaves, one file per method, and thin Flax faces on them.
+
+>>> import jax, jax.numpy as jnp
+>>> from mtlora_jax import adapters
+>>> spec = adapters.LoRA(rank=2, scale=0.5)
+>>> leaves = adapters.lora.init(spec, jax.random.key(0), 8, 4)
+>>> kernel, x = jnp.ones((8, 4)), jnp.ones((3, 8))
+>>> adapters.lora.apply(spec, leaves, kernel, None, x).shape
+(3, 4)
+"""
+
+from mtlora_jax.adapters import full, lora, mtlora
+from mtlora_jax.adapters.dense import Dense
+from mtlora_jax.adapters.full import Full
+from mtlora_jax.adapters.leaf import COLLECTION
+from mtlora_jax.adapters.lora import LoRA
+from mtlora_jax.adapters.merge import merge, sites
+from mtlora_jax.adapters.mtlora import MTLoRA
+from mtlora_jax.adapters.registry import METHODS, method_of
+from mtlora_jax.adapters.spec import CannotMerge, Spec
+from mtlora_jax.adapters.streams import Streams, shared, smap
+
+__all__ = [
+    "COLLECTION",
+    "METHODS",
+    "CannotMerge",
+    "Dense",
+    "Full",
+    "LoRA",
+    "MTLoRA",
+    "Spec",
+    "Streams",
+    "full",
+    "lora",
+    "merge",
+    "method_of",
+    "mtlora",
+    "shared",
+    "sites",
+    "smap",
+]

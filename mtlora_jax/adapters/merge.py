@@ -1,0 +1,89 @@
+"""Folding adapters into base kernels, for a whole model: exactly, or not at all.
+
+>>> import jax, jax.numpy as jnp
+>>> from mtlora_jax.adapters import Dense, LoRA, merge, sites
+>>> model, x = Dense(4, adapter=LoRA(rank=2)), jnp.ones((3, 8))
+>>> variables = model.init(jax.random.key(0), x)
+>>> plain = merge(variables, sites(model, x))
+>>> sorted(variables), sorted(plain)
+(['lora', 'params'], ['params'])
+>>> Dense(4).apply(plain, x).shape
+(3, 4)
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import traverse_util
+
+from mtlora_jax.adapters.dense import Dense
+from mtlora_jax.adapters.leaf import COLLECTION, check
+from mtlora_jax.adapters.registry import method_of
+from mtlora_jax.adapters.spec import CannotMerge
+
+Path = tuple[str, ...]
+
+
+def sites(model: nn.Module, *args, **kwargs) -> dict[Path, Dense]:
+    """Every adapted layer of a model by its path, found by an abstract call (nothing is computed).
+
+    Args:
+      model: an unbound module.
+      *args, **kwargs: what `model.apply` takes after the variables; arrays or `jax.ShapeDtypeStruct`.
+    """
+    found: dict[Path, Dense] = {}
+
+    def record(call, call_args, call_kwargs, context):
+        module = context.module
+        if isinstance(module, Dense) and module.adapter is not None:
+            found[module.path] = module.clone(parent=None)
+        return call(*call_args, **call_kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(lambda *a: model.init(jax.random.key(0), *a, **kwargs), *args)
+    return found
+
+
+def merge(variables: Mapping, layers: Mapping[Path, Dense], task: str | None = None) -> dict:
+    """Folds the adapters of `layers` into their kernels.
+
+    Args:
+      variables: `params`, `lora` and other collections; not changed.
+      layers: which layers to fold, as `sites` lists them or a part of it.
+      task: whose update to fold; None folds the shared one. The other streams' leaves are dropped.
+
+    Returns:
+      The variables with new kernels and without those layers' leaves (and without `lora` once it is empty).
+
+    Raises:
+      CannotMerge: a layer's update is no change of its kernel; the message names the layer and the reason.
+      ValueError: leaves are missing, of another shape, or left over; the message names their path.
+    """
+    params = traverse_util.flatten_dict(variables["params"])
+    stored = traverse_util.flatten_dict(variables.get(COLLECTION, {}))
+    for path, layer in layers.items():
+        where, method = "/".join(path), method_of(layer.adapter)
+        if (*path, "kernel") not in params:
+            raise ValueError(f"params/{where}/kernel is missing")
+        parts = max(len(layer.slots), 1)
+        kernels = jnp.split(params[(*path, "kernel")], parts, axis=1)
+        bias = params.get((*path, "bias"))
+        biases = [None] * parts if bias is None else jnp.split(bias, parts)
+        for i, slot in enumerate(layer.slots or ("",)):
+            at = (*path, slot) if slot else path
+            leaves = {p[-1]: stored.pop(p) for p in list(stored) if p[:-1] == at}
+            check(method.leaves(layer.adapter, *kernels[i].shape), leaves, "/".join((COLLECTION, *at)))
+            try:
+                kernels[i], biases[i] = method.merge(layer.adapter, leaves, kernels[i], biases[i], task)
+            except CannotMerge as reason:
+                raise CannotMerge(f"{where} cannot be merged: {reason}") from None
+        if extra := next((p for p in stored if p[: len(path)] == path), None):
+            raise ValueError(f"{'/'.join((COLLECTION, *extra))} is no leaf of this layer")
+        params[(*path, "kernel")] = jnp.concatenate(kernels, axis=1)
+        if biases[0] is not None:
+            params[(*path, "bias")] = jnp.concatenate(biases)
+    result = {**variables, "params": traverse_util.unflatten_dict(params)}
+    result.pop(COLLECTION, None)
+    return result | ({COLLECTION: traverse_util.unflatten_dict(stored)} if stored else {})

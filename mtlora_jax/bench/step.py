@@ -1,0 +1,183 @@
+"""How long a training step takes, what it computes and moves, and how near that is to what the machine can do."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtlora_jax.bench.flops import macs
+from mtlora_jax.config import Config
+from mtlora_jax.engine.mesh import make_mesh, put_batch
+from mtlora_jax.engine.state import start
+from mtlora_jax.engine.step import make_train_step
+from mtlora_jax.vision.model import DenseModel
+from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.trainable import Trainable
+from mtlora_jax.vision.workload import make_model
+from mtlora_jax.workload import workload_of
+
+
+def bench(config: Config, rounds: int = 10, plain: bool = False) -> dict:
+    """Times the config's real step on made-up uint8 batches, transfer to the device included.
+
+    Args:
+      rounds: timed steps; the first ones, which compile and warm up, are not among them.
+      plain: also time full fine-tuning of the same Swin without adapters, in turns with the config's own step.
+
+    Returns:
+      Environment, step times in seconds, images/s, FLOPs and bytes of the compiled program, measured ceilings and
+      the ratio of the time they allow to the time it took.
+    """
+    config = replace(config, **({"init_from": None} if isinstance(config, VisionConfig) else {}))
+    programs = {"step": Program(config)}
+    if plain:
+        bare = replace(config, name="plain", placement=None, trainable=Trainable(all=True))
+        programs["plain"] = Program(bare)
+    for program in programs.values():
+        for _ in range(2):
+            program.run()
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            times[name].append(program.run())
+
+    rate, bandwidth = matmul_rate(getattr(config, "dtype", "float32")), copy_bandwidth()
+    devices = len(jax.devices())
+    report: dict[str, Any] = {"config": config.name, "batch_size": config.train.batch_size, **environment()}
+    for name, program in programs.items():
+        median = statistics.median(times[name])
+        bound = max(program.flops / rate, program.bytes / bandwidth)
+        report[name] = {
+            "seconds_median": median,
+            "seconds_min": min(times[name]),
+            "images_per_second": config.train.batch_size / median,
+            "compile_seconds": program.compile_seconds,
+            "flops": program.flops * devices,
+            "bytes": program.bytes * devices,
+            "peak_bytes": program.peak_bytes,
+            "bound_seconds": bound,
+            "bound_over_measured": bound / median,
+        }
+    report["ceiling"] = {
+        "flops_per_second": rate,
+        "bytes_per_second": bandwidth,
+        "how": "measured in this run",
+    }
+    if plain:
+        report["over_plain"] = report["step"]["seconds_median"] / report["plain"]["seconds_median"]
+    if isinstance(config, VisionConfig) and config.placement is not None:
+        report["forward_macs_per_image"] = forward_macs(config)
+    return report
+
+
+class Program:
+    """A config's compiled step with a state and a host batch to run it on."""
+
+    def __init__(self, config: Config):
+        self.mesh = make_mesh(config.mesh)
+        workload = workload_of(config)
+        begin = start(workload, config, self.mesh)
+        self.state, self.frozen = begin.state, begin.frozen
+        self.batch = made_up(workload.abstract_batch(config.train.batch_size))
+        step = make_train_step(workload, begin.optimizer, config.seed, self.mesh)
+        began = time.perf_counter()
+        self.step = step.lower(self.state, self.frozen, put_batch(self.batch, self.mesh)).compile()
+        self.compile_seconds = time.perf_counter() - began
+        cost, memory = self.step.cost_analysis(), self.step.memory_analysis()
+        self.flops, self.bytes = float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
+        self.peak_bytes = int(memory.temp_size_in_bytes + memory.argument_size_in_bytes)
+
+    def run(self) -> float:
+        """Seconds of one step, from the host batch to the loss on the host."""
+        began = time.perf_counter()
+        self.state, metrics = self.step(self.state, self.frozen, put_batch(self.batch, self.mesh))
+        float(metrics["loss"])
+        return time.perf_counter() - began
+
+
+def made_up(abstract: Any) -> Any:
+    """A host batch of the given shapes: random images, zero labels, everything valid."""
+    rng = np.random.default_rng(0)
+
+    def array(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.dtype == np.bool_:
+            return np.ones(leaf.shape, bool)
+        top = 2 if np.issubdtype(leaf.dtype, np.integer) and leaf.ndim < 4 else 255
+        return rng.integers(0, top, leaf.shape).astype(leaf.dtype)
+
+    return jax.tree.map(array, abstract)
+
+
+def forward_macs(config: VisionConfig) -> dict[str, float]:
+    """Forward multiply-accumulates an image, in units of 10^9, ours and the published form's.
+
+    The published form reduces every task stream by patch merging, then projects it; ours multiplies the two
+    matrices first. Both exclude the last stage's shared output that nothing reads.
+    """
+    model = make_model(config)
+    side = config.backbone.image_size
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, side, side, 3))))
+    plain = model.clone(placement=None)
+    bare = jax.eval_shape(lambda: plain.init(jax.random.key(0), jnp.zeros((1, side, side, 3))))
+
+    def forward(model: DenseModel) -> Callable:
+        return lambda variables, x: model.apply(variables, x, method="logits")
+
+    ours = macs(forward(model), variables, image)
+    # What composing saves, per stage that merges: of every task stream's 4C -> 2C -> P, and of its adapter's
+    # 4C -> R -> 2C -> P, the way through 2C; the composed matrices are made once.
+    saved = 0
+    for stage in range(config.backbone.stages - 1) if config.decoder_channels is not None else ():
+        grid, W = config.backbone.tap(stage)
+        P = config.decoder_channels[stage]
+        spec = config.placement.spec("reduction", stage, True, tuple(config.tasks))
+        R = spec.rank if spec else 0
+        published, composed = 2 * W * W + 3 * W * R + W * P, 2 * W * P + 2 * W * R + R * P
+        saved += len(config.tasks) * (grid**2 * (published - composed) - 2 * W * W * P - R * W * P)
+    return {
+        "ours": ours / 1e9,
+        "published": (ours + saved) / 1e9,
+        "plain_swin": macs(forward(plain), bare, image) / 1e9,
+    }
+
+
+def matmul_rate(dtype: str, side: int = 0) -> float:
+    """FLOPs a second of a square matrix product, the best of several: what the step cannot exceed."""
+    side = side or (1024 if jax.default_backend() == "cpu" else 8192)
+    x = jnp.ones((side, side), dtype)
+    return 2 * side**3 / _best(jax.jit(lambda a, b: a @ b), x, x)
+
+
+def copy_bandwidth(megabytes: int = 0) -> float:
+    """Bytes a second, read and written, of an elementwise pass over an array beyond every cache."""
+    megabytes = megabytes or (256 if jax.default_backend() == "cpu" else 2048)
+    x = jnp.ones(megabytes * 2**18, jnp.float32)
+    return 2 * x.nbytes / _best(jax.jit(lambda a: a + 1), x)
+
+
+def _best(fn: Callable, *args, rounds: int = 7) -> float:
+    jax.block_until_ready(fn(*args))
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        jax.block_until_ready(fn(*args))
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def environment() -> dict[str, str | int]:
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind,
+        "devices": len(jax.devices()),
+        "platform": device.platform,
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,177 @@
+"""What every run is told, whatever its domain. A domain subclasses `Config`; a recipe file returns one."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from mtlora_jax import schema
+from mtlora_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW, clipped, on a schedule (see `mtlora_jax.engine.optim`).
+
+    Attributes:
+      lr: peak learning rate.
+      lr_warmup: learning rate of the first update of the warmup.
+      lr_min: learning rate at the end of a cosine.
+      warmup_steps: updates of linear warmup.
+      schedule: what follows the warmup: a cosine to `lr_min` at the last step, or `lr` for good.
+      weight_decay: decoupled, multiplied by the learning rate; leaves labelled `no_decay` have none.
+      b1, b2, eps: Adam's.
+      clip_norm: limit of the global norm of the trainable leaves' gradients; 0 does not clip.
+    """
+
+    lr: float = 1e-3
+    lr_warmup: float = 0.0
+    lr_min: float = 0.0
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float = 5.0
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, how much at once, and how often something is written.
+
+    Attributes:
+      steps: updates of the whole run.
+      batch_size: B of the global batch, all devices and processes together.
+      eval_batch_size: B in evaluation; 0 takes `batch_size`.
+      eval_every: steps between evaluations; 0 evaluates at the end only.
+      checkpoint_every: steps between checkpoints beside those after an evaluation; 0 writes no others.
+      log_every: steps between lines of `metrics.jsonl`.
+      keep: newest checkpoints kept, beside the best.
+      workers: processes or threads that prepare batches; 0 prepares them in line.
+      worker_kind: processes for sources that compute in Python, threads for those that read and decode files.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    eval_batch_size: int = 0
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    keep: int = 2
+    workers: int = 2
+    worker_kind: Literal["process", "thread"] = "process"
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each axis; -1 takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """What every run has.
+
+    Attributes:
+      name: of the run; without `--workdir` it lives in `runs/<name>`.
+      seed: of initial weights, batch order and dropout.
+    """
+
+    name: str = "run"
+    seed: int = 0
+    optim: Optim = field(default_factory=Optim)
+    train: Train = field(default_factory=Train)
+    mesh: Mesh = field(default_factory=Mesh)
+
+    def validate(self) -> None:
+        """Raises UserError for the first value of a wrong type or out of range. Subclasses extend it."""
+        from_json(to_json(self))
+        for path, holds, demand in RULES:
+            value = self
+            for key in path.split("."):
+                value = getattr(value, key)
+            if not holds(value):
+                raise UserError(f"{path} must {demand}, not {value!r}")
+        if list(vars(self.mesh).values()).count(-1) > 1:
+            raise UserError("mesh: only one of data, fsdp and tensor can be -1")
+
+
+def _from(low: float, high: float = math.inf) -> Callable[[float], bool]:
+    return lambda value: low <= value <= high
+
+
+AXIS = (lambda n: n == -1 or n >= 1, "be -1 or at least 1")
+COUNT = (_from(1), "be at least 1")
+OPTIONAL = (_from(0), "be at least 0")
+MOMENT = (lambda b: 0 <= b < 1, "lie in [0, 1)")
+
+RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("name", re.compile(r"[\w.+-]*\w[\w.+-]*").fullmatch, "be of letters, digits and ._+-"),
+    ("seed", _from(0, 2**31 - 1), "lie between 0 and 2147483647"),
+    ("optim.lr", *OPTIONAL),
+    ("optim.lr_warmup", *OPTIONAL),
+    ("optim.lr_min", *OPTIONAL),
+    ("optim.warmup_steps", *OPTIONAL),
+    ("optim.weight_decay", *OPTIONAL),
+    ("optim.b1", *MOMENT),
+    ("optim.b2", *MOMENT),
+    ("optim.eps", lambda eps: eps > 0, "be positive"),
+    ("optim.clip_norm", *OPTIONAL),
+    ("train.steps", *COUNT),
+    ("train.batch_size", *COUNT),
+    ("train.eval_batch_size", *OPTIONAL),
+    ("train.eval_every", *OPTIONAL),
+    ("train.checkpoint_every", *OPTIONAL),
+    ("train.log_every", *COUNT),
+    ("train.keep", *COUNT),
+    ("train.workers", *OPTIONAL),
+    ("mesh.data", *AXIS),
+    ("mesh.fsdp", *AXIS),
+    ("mesh.tensor", *AXIS),
+)
+"""(key, test, what it must do) for every plain bound."""
+
+MAY_DIFFER = ("baselines", "train.steps", "train.eval_*", "train.*_every", "train.keep", "train.worker*", "mesh.*")
+"""What a resumed run may change: its length, its reports and its machine. Never what a step computes."""
+
+
+def to_json(config: Config) -> dict:
+    """A config as JSON that rebuilds it with `from_json`."""
+    return schema.encode(config)
+
+
+def from_json(value: dict) -> Config:
+    """The config that `to_json` wrote.
+
+    Raises:
+      UserError: a key is unknown or missing, or a value is of the wrong type; the message names it.
+    """
+    return schema.decode(value, Config)
+
+
+def check_resumable(old: dict, new: dict) -> None:
+    """Compares the JSON of a run's config with the one it is to be resumed with.
+
+    Raises:
+      UserError: they differ in more than `MAY_DIFFER`; the message names the first key and both values.
+    """
+    before, after = _flat(old), _flat(new)
+    for key in dict.fromkeys([*before, *after]):
+        was, now = before.get(key, "absent"), after.get(key, "absent")
+        if was != now and not any(fnmatchcase(key, pattern) for pattern in MAY_DIFFER):
+            raise UserError(
+                f"the workdir holds a run of another config: {key} was {was}, now {now}; choose another --workdir"
+            )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {path: value}
+    inner = [_flat(item, f"{path}.{key}" if path else key) for key, item in value.items()]
+    return {k: v for flat in inner for k, v in flat.items()} or {path: {}}

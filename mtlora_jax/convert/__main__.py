@@ -1,0 +1,138 @@
+"""Converts checkpoints: `python -m mtlora_jax.convert swin | reference | to-reference | merge`."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from mtlora_jax.cli import fail_cleanly
+from mtlora_jax.errors import UserError
+
+EPILOG = """\
+examples:
+  python -m mtlora_jax.convert swin swin_tiny_patch4_window7_224.pth tiny.safetensors
+  python -m mtlora_jax.convert reference ckpt_epoch_299.pth model.safetensors --cfg r64.yaml --dataset PASCALContext
+  python -m mtlora_jax.convert to-reference runs/pascal_mtlora_r64 back.pth
+  python -m mtlora_jax.convert merge model.safetensors folded.safetensors
+Every file written as .safetensors can be a recipe's init_from.
+"""
+
+
+def swin(source: str, out: Path) -> str:
+    """A pretrained backbone, with the shape it says it has."""
+    from mtlora_jax import schema
+    from mtlora_jax.engine import sources
+    from mtlora_jax.engine.keys import listed
+    from mtlora_jax.vision.swin import SwinSpec
+    from mtlora_jax.vision.weights import BACKBONE, DROPPABLE, from_state_dict, infer, recognise
+
+    tensors = sources.read(source)
+    spec = infer(tensors, source)
+    leaves = from_state_dict(tensors, spec, source)
+    about = {"source": source, "backbone": schema.encode(spec, SwinSpec)}
+    sources.write(out, {BACKBONE + path: leaf for path, leaf in leaves.items()}, about)
+    family, bare = recognise(tensors, source)
+    dropped = [key for key in bare if any(re.fullmatch(pattern, key) for pattern in DROPPABLE)]
+    return (
+        f"a Swin in {family.name}'s names: dim {spec.dim}, depths {spec.depths}, heads {spec.heads}, "
+        f"window {spec.window}; {len(leaves)} leaves; dropped {listed(dropped) or 'nothing'}"
+    )
+
+
+def reference(source: str, out: Path, cfg: str | None, tasks: str | None, dataset: str | None) -> str:
+    """An MTLoRA checkpoint of the reference, its tasks under this library's names."""
+    from mtlora_jax.convert import mtlora_reference
+    from mtlora_jax.convert.files import write_model
+    from mtlora_jax.convert.reference_config import read_yaml
+    from mtlora_jax.convert.task_names import OURS, rename
+    from mtlora_jax.engine import sources
+
+    tensors, beside = sources.read_with_metadata(source)
+    config: dict[str, Any] = read_yaml(cfg) if cfg else beside.get("config") or {}
+    if not config:
+        raise UserError(f"{source} holds no config: give the yaml it was trained with as --cfg")
+    given = {"TASKS": tasks and tasks.split(","), "DATASET": dataset}
+    model, variables = mtlora_reference(tensors, config | {key: value for key, value in given.items() if value})
+    model, variables = rename(model, variables, OURS)
+    write_model(out, model, variables, source)
+    return f"a model of {', '.join(f'{task} ({head.channels})' for task, head in model.heads.items())}"
+
+
+def to_reference(source: str, out: Path) -> str:
+    """A model or a run, as the reference would have saved it."""
+    from mtlora_jax.convert import to_mtlora_reference
+    from mtlora_jax.convert.files import read_model
+    from mtlora_jax.convert.task_names import THEIRS, rename
+    from mtlora_jax.engine import pth_write
+
+    if out.suffix != ".pth":
+        raise UserError(f"{out}: the reference reads .pth files")
+    tensors = to_mtlora_reference(*rename(*read_model(source), THEIRS))
+    pth_write.write(out, tensors)
+    return f"{len(tensors)} tensors in the reference's names"
+
+
+def merge(source: str, out: Path, task: str | None) -> str:
+    """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head."""
+    from mtlora_jax.adapters import CannotMerge
+    from mtlora_jax.convert.files import read_model, write_model
+    from mtlora_jax.vision.fold import adapted, export_task, fold
+
+    model, variables = read_model(source)
+    before = adapted(model)
+    try:
+        model, variables = fold(model, variables) if task is None else export_task(model, variables, task)
+    except CannotMerge as reason:
+        raise UserError(f"{source}: {reason}") from None
+    left = adapted(model)
+    write_model(out, model, variables, source)
+    return f"{len(before) - len(left)} of {len(before)} adapters folded into kernels, {len(left)} left"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m mtlora_jax.convert",
+        description="Checkpoints of other libraries, in and out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    options = {
+        swin: ("SRC: Microsoft .pth, timm or Hugging Face .safetensors/.bin, or a hub name", {}),
+        reference: (
+            "SRC: a checkpoint of the MTLoRA reference",
+            {
+                "cfg": "its yaml config; left out, the config inside the checkpoint is taken",
+                "tasks": "comma-separated; left out, those the config or the decoders name",
+                "dataset": "PASCALContext or NYUD, for the number of output channels",
+            },
+        ),
+        to_reference: ("SRC: a model file written here, or the directory of a run; OUT: .pth", {}),
+        merge: (
+            "SRC: a model file written here, or the directory of a run",
+            {"task": "export this task as a plain Swin with its head"},
+        ),
+    }
+    for run, (help_, flags) in options.items():
+        command = commands.add_parser(run.__name__.replace("_", "-"), help=run.__doc__, description=run.__doc__)
+        command.add_argument("source", metavar="SRC", help=help_)
+        command.add_argument("out", metavar="OUT", type=Path, help="file to write")
+        for flag, flag_help in flags.items():
+            command.add_argument(f"--{flag}", help=flag_help)
+        command.set_defaults(run=run)
+    return top
+
+
+@fail_cleanly()
+def main(argv: list[str]) -> None:
+    arguments = vars(parser().parse_args(argv))
+    run, out = arguments.pop("run"), arguments["out"]
+    arguments.pop("command")
+    if not out.parent.is_dir():
+        raise UserError(f"there is no directory {out.parent} to write {out.name} to")
+    print(f"{out}: {run(**arguments)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

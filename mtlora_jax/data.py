@@ -1,0 +1,60 @@
+"""Data sets on disk: looked over, and prepared.
+
+python -m mtlora_jax.data prepare pascal|nyud --manual_dir ROOT --data_dir DIR [--tasks a,b] [--workers N]
+    writes a published data set as random-access records, to be read with --data.prepared=DIR
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
+from mtlora_jax.errors import UserError
+
+
+def check(argv: Sequence[str]) -> None:
+    flags, rest = split_flags(argv, ("config", "expect", "out", "workers"))
+    if not flags["config"]:
+        raise UserError("check needs a recipe, which names the tasks: --config FILE")
+    config = override(load_config(flags["config"]), rest)
+    config.validate()
+    from mtlora_jax.vision.data.check import check as run
+
+    run(config, Path(flags["out"] or "data_check"), flags["expect"], count(flags["workers"]))
+
+
+def prepare(argv: Sequence[str]) -> None:
+    flags, rest = split_flags(argv, ("manual_dir", "data_dir", "tasks", "workers"))
+    from mtlora_jax.vision.data.prepare import prepare as run
+
+    if len(rest) != 1:
+        raise UserError("prepare takes one data set: python -m mtlora_jax.data prepare pascal ...")
+    for name in ("manual_dir", "data_dir"):
+        if not flags[name]:
+            raise UserError(f"prepare needs --{name}; python -m mtlora_jax.data explains")
+    tasks = tuple(filter(None, (flags["tasks"] or "").split(",")))
+    print(run(rest[0], flags["manual_dir"], flags["data_dir"], tasks, count(flags["workers"])))
+
+
+def count(text: str | None) -> int:
+    if not (text or "2").isdigit():
+        raise UserError(f"--workers takes a count, not {text}")
+    return int(text or 2)
+
+
+COMMANDS = {"check": check, "prepare": prepare}
+
+
+@fail_cleanly()
+def main(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return
+    command, *rest = argv
+    if command not in COMMANDS:
+        raise UserError(f"no command {command}: there are {', '.join(COMMANDS)}")
+    COMMANDS[command](rest)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,68 @@
+"""What a domain hands the engine: one dataclass of functions. The engine knows no more of a domain than this."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One task as the engine sees it: statistics that add up, and how they end in a loss and in figures.
+
+    Attributes:
+      weight: of its loss in the total.
+      finish: `{name: scalar sums} -> loss`.
+      compute: `{name: float64 sums over examples} -> {figure: float}`.
+      score: the figure that stands for the task.
+      higher_is_better: its direction.
+    """
+
+    weight: float
+    finish: Callable[[Mapping[str, jax.Array]], jax.Array]
+    compute: Callable[[Mapping[str, np.ndarray]], dict[str, float]]
+    score: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A domain's part of a run.
+
+    A batch is a dict of arrays with a leading `B` axis, `valid: {task: [B] bool}` among them.
+
+    Attributes:
+      objectives: by task, in the config's order.
+      abstract_batch: `batch_size -> ` the batch as `jax.ShapeDtypeStruct`.
+      init: `seed -> variables`, drawn leaf by leaf from keys of their own.
+      load_base: `() -> {path: array} | None`, pretrained leaves that replace drawn ones, or None without any.
+      forward: `(variables, batch, key or None) -> (outputs, mutated collections)`; with a key it trains.
+      sums: `(outputs, batch) -> {task: {name: scalar}}`, additive statistics of every loss.
+      measure: `(outputs, batch) -> {task: {name: [B, ...]}}`, per-example statistics of every metric.
+      table: (path regex, label) rows for every weight.
+      owners: (path regex, task) rows for the leaves that one task alone reads.
+      source: `split -> ` a random-access source of examples, `train` or `val`.
+      constant: `sample batch -> outputs`, the best constant predictor.
+      pictures: `(outputs, batch) -> {task: uint8 [H, W, 3]}`: image, truth and prediction.
+      artifacts: `variables -> {file name: {path: array}}`, safetensors that a finished run leaves for others.
+      overall: `figures -> {figure: value}` of all tasks together, beside the total loss.
+      protocols: other ways to score a checkpoint: by name, `(variables, folder for predictions or None) -> figures`.
+    """
+
+    objectives: Mapping[str, Objective]
+    abstract_batch: Callable[[int], Any]
+    init: Callable[[int], dict]
+    load_base: Callable[[], dict[str, np.ndarray] | None]
+    forward: Callable[..., tuple[Any, dict]]
+    sums: Callable[[Any, Mapping], dict[str, dict[str, jax.Array]]]
+    measure: Callable[[Any, Mapping], dict[str, dict[str, jax.Array]]]
+    table: tuple[tuple[str, str], ...]
+    owners: tuple[tuple[str, str], ...]
+    source: Callable[[str], Any]
+    constant: Callable[[Mapping], Any]
+    pictures: Callable[[Any, Mapping], dict[str, np.ndarray]]
+    artifacts: Callable[[Mapping], dict[str, dict[str, np.ndarray]]] = lambda variables: {}
+    overall: Callable[[Mapping[str, Mapping[str, float]]], dict[str, float]] = lambda figures: {}
+    protocols: Mapping[str, Callable[..., dict[str, dict[str, float]]]] = field(default_factory=dict)

@@ -1,0 +1,92 @@
+"""What a run would be, without data, weights or a step: `train.py --dry_run`."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from mtlora_jax.config import Config
+from mtlora_jax.engine import tables
+from mtlora_jax.engine.contract import Workload
+from mtlora_jax.engine.files import make_workdir, write_json
+from mtlora_jax.engine.mesh import batch_shards, check_batch_size, make_mesh
+from mtlora_jax.engine.optim import make_optimizer
+from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
+from mtlora_jax.engine.state import abstract_variables, optimizer_labels, weight_labels
+from mtlora_jax.engine.step import finish
+
+GIB = 2**30
+
+
+def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
+    """Prints the parameter table, mesh, batch and memory estimate, and writes them to `DIR/summary.json`.
+
+    Everything is traced with shapes: it takes seconds at any size.
+
+    Returns:
+      The summary: `params_total`, `params_trainable`, parameters by label, mesh, batch and bytes per device.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch_size(config.train.batch_size, mesh)
+    variables = abstract_variables(workload, config)
+    labels = weight_labels(workload, variables)
+    weights = {name: variables[name] for name in MODEL_COLLECTIONS if name in variables}
+    trainable, frozen, mutable = split_variables(variables, labels)
+    memory = bytes_per_device(config, workload, trainable, frozen, mutable, labels, batch_shards(mesh))
+    flat = tables.flatten(weights)
+    summary = {
+        "name": config.name,
+        "params_total": tables.count(weights),
+        "params_trainable": tables.count(trainable),
+        "params_by_label": {
+            label: sum(flat[path].size for path in flat if labels[path] == label)
+            for label in sorted(set(labels.values()))
+        },
+        "mesh": dict(mesh.shape),
+        "batch_size": config.train.batch_size,
+        "steps": config.train.steps,
+        "bytes_per_device": memory,
+    }
+    make_workdir(workdir)
+    write_json(workdir / "summary.json", summary)
+
+    print(tables.parameter_table(weights, labels))
+    print(f"\nmesh: {summary['mesh']} of {jax.devices()[0].device_kind}")
+    print(f"batch: {config.train.batch_size}, {config.train.batch_size // batch_shards(mesh)} a device")
+    print("memory a device, before the compiler saves any:")
+    print(*(f"  {name:12s} {size / GIB:8.3f} GiB" for name, size in memory.items()), sep="\n")
+    print(f"\nnothing was trained; wrote {workdir / 'summary.json'}")
+    return summary
+
+
+def bytes_per_device(config, workload, trainable, frozen, mutable, labels, shards: int) -> dict[str, int]:
+    """Bytes by kind: weights are replicated, batch and activations are spread over the batch axes.
+
+    `activations` are all values the backward pass keeps; XLA recomputes some of them, so this is an upper bound.
+    """
+    batch = workload.abstract_batch(config.train.batch_size)
+    optimizer = make_optimizer(config.optim, config.train.steps, optimizer_labels(workload, trainable, labels))
+
+    def backward(trainable, frozen, mutable, batch):
+        def loss(trainable):
+            outputs, _ = workload.forward(join(trainable, frozen, mutable), batch, jax.random.key(0))
+            return finish(workload, workload.sums(outputs, batch))["loss"]
+
+        return jax.vjp(loss, trainable)[1]
+
+    kept = jax.eval_shape(backward, trainable, frozen, mutable, batch)
+    weights = size(trainable) + size(frozen)
+    parts = {
+        "frozen": size(frozen),
+        "trainable": size(trainable),
+        "gradients": size(trainable),
+        "optimizer": size(jax.eval_shape(optimizer.init, trainable)),
+        "batch": size(batch) // shards,
+        "activations": max(size(kept) - weights, 0) // shards,
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def size(tree) -> int:
+    """Bytes of a tree of shapes."""
+    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))

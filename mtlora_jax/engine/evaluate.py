@@ -1,0 +1,51 @@
+"""Evaluation: per-example statistics on the device, sums and figures on the host."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+import numpy as np
+
+from mtlora_jax.engine import metrics
+from mtlora_jax.engine.contract import Workload
+from mtlora_jax.engine.step import finish
+
+Figures = dict[str, dict[str, float]]
+
+
+def evaluate(workload: Workload, eval_step: Callable, variables, batches: Iterable[tuple[Mapping, Mapping]]) -> Figures:
+    """Every task's figures over a set, its loss among them as `loss`; the weighted total under `total`.
+
+    The set counts as one batch: statistics are added up before anything is divided, so neither the batch size nor
+    padding nor the device count changes a figure.
+
+    Args:
+      batches: pairs of a host batch (for its `valid`) and the same batch on the devices.
+    """
+    sums: dict[str, dict[str, float]] = {task: {} for task in workload.objectives}
+    states = {task: metrics.empty() for task in workload.objectives}
+    for host, batch in batches:
+        loss_sums, statistics = jax.device_get(eval_step(variables, batch)[:2])
+        for task in workload.objectives:
+            for name, value in loss_sums[task].items():
+                sums[task][name] = sums[task].get(name, 0.0) + float(value)
+            states[task] = metrics.update(states[task], statistics[task], host["valid"][task])
+    losses = {task: float(value) for task, value in finish(workload, sums).items()}
+    total = losses.pop("loss")
+    figures = {
+        task: {"loss": losses[task], **objective.compute(states[task])}
+        for task, objective in workload.objectives.items()
+    }
+    return {**figures, "total": {"loss": total, **workload.overall(figures)}}
+
+
+def constant_figures(workload: Workload, outputs, batches: Iterable[Mapping]) -> Figures:
+    """The figures of a predictor that says the same everywhere: what a model has to beat."""
+    measure = jax.jit(workload.measure)
+    states = {task: metrics.empty() for task in workload.objectives}
+    for batch in batches:
+        B = len(next(iter(batch["valid"].values())))
+        tiled = jax.tree.map(lambda x, B=B: np.broadcast_to(x, (B, *x.shape[1:])), outputs)
+        statistics = jax.device_get(measure(tiled, batch))
+        for task in workload.objectives:
+            states[task] = metrics.update(states[task], statistics[task], batch["valid"][task])
+    return {task: objective.compute(states[task]) for task, objective in workload.objectives.items()}

@@ -1,0 +1,180 @@
+"""What a run says while it runs: `metrics.jsonl`, TensorBoard, and a progress bar or plain lines.
+
+One process writes. A record is `{"step": n, "kind": "train" | "eval", ...flat figures...}`: training records
+hold `loss`, `loss/<task>` and what else a step reports, evaluations `<task>/<figure>`.
+"""
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from mtlora_jax.engine.files import write_text
+
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class Log:
+    """A context that writes a run's metrics below its workdir.
+
+    Args:
+      workdir: exists.
+      steps: updates of the whole run.
+      first: updates already done; records of later steps are of a life that is being repeated, and are cut.
+      every: steps between training records; evaluations are always recorded.
+      active: whether this process is the one that writes; by default JAX's process 0.
+      stream: where progress goes; a bar on a terminal, lines elsewhere.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        steps: int,
+        first: int = 0,
+        every: int = 1,
+        active: bool | None = None,
+        stream: TextIO | None = None,
+    ):
+        if active is None:
+            import jax
+
+            active = jax.process_index() == 0
+        self._active, self._every = active, every
+        self._progress = Progress(steps, first, stream or sys.stderr) if active else None
+        self._board = None
+        if active:
+            cut(workdir / METRICS, first)
+            self._file = (workdir / METRICS).open("a")
+            self._board = _tensorboard(workdir / TENSORBOARD, first, self._progress.say)
+
+    def step(self, step: int, values: Mapping[str, float]) -> None:
+        """A training step's scalars; shown, and recorded every so often."""
+        if self._active:
+            recorded = step % self._every == 0 or step == self._progress.steps
+            if recorded:
+                self._record(step, "train", values)
+            self._progress.step(step, values["loss"], recorded)
+
+    def figures(self, step: int, figures: Mapping[str, Mapping[str, float]]) -> None:
+        """An evaluation's figures by task."""
+        if self._active:
+            flat = {f"{task}/{name}": v for task, values in figures.items() for name, v in values.items()}
+            self._record(step, "eval", flat)
+            scores = "  ".join(f"{task} {values['loss']:.4g}" for task, values in figures.items() if "loss" in values)
+            self.say(f"evaluation at step {step}: loss  {scores}")
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """A uint8 `[H, W, 3]` picture, for TensorBoard."""
+        if self._board:
+            self._board.add_image(name, picture, step, dataformats="HWC")
+
+    def say(self, line: str) -> None:
+        """A line for the reader, without tearing the progress bar."""
+        if self._active:
+            self._progress.say(line)
+
+    def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        numbers = {name: float(value) for name, value in values.items()}
+        # JSON has no NaN: a figure that does not exist is null.
+        plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        self._file.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
+        self._file.flush()
+        if self._board:
+            for name, value in numbers.items():
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self._active:
+            self._progress.close()
+            self._file.close()
+        if self._board:
+            self._board.close()
+
+
+class Progress:
+    """How far, how fast and how long still: a bar on a terminal, a line per record elsewhere.
+
+    The rate leaves out the first step, which compiles.
+    """
+
+    def __init__(self, steps: int, first: int, stream: TextIO):
+        self.steps = steps
+        self._stream = stream
+        self._started: tuple[int, float] | None = None
+        self._bar = _bar(steps, first, stream) if stream.isatty() else None
+
+    def step(self, step: int, loss: float, line: bool) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif line:
+            self.say(f"step {step}/{self.steps}  loss {loss:.4g}{self._pace(step)}")
+        self._started = self._started or (step, time.monotonic())
+
+    def _pace(self, step: int) -> str:
+        if self._started is None or (elapsed := time.monotonic() - self._started[1]) <= 0:
+            return ""
+        rate = (step - self._started[0]) / elapsed
+        return f"  {rate:.3g} steps/s  {clock((self.steps - step) / rate)} left"
+
+    def say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def clock(seconds: float) -> str:
+    """`h:mm:ss`, without hours where there are none."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _bar(steps: int, first: int, stream: TextIO) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=steps, initial=first, file=stream, unit="step", dynamic_ncols=True)
+
+
+def _tensorboard(directory: Path, first: int, say) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        say("no TensorBoard files: pip install tensorboardX to have them")
+        return None
+    # What a former life wrote past this step is purged from view. Files are named by the second otherwise.
+    return SummaryWriter(str(directory), purge_step=first + 1 if first else None, filename_suffix=f".from{first:08d}")
+
+
+def read(path: Path) -> Iterator[dict]:
+    """The records of a metrics file; a line that a dying process left unfinished is passed over."""
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                if isinstance(record := json.loads(line), dict):
+                    yield record
+
+
+def cut(path: Path, step: int) -> None:
+    """Drops records after a step, all or nothing; touches no file that needs no cutting."""
+    if path.exists():
+        text = "".join(json.dumps(record) + "\n" for record in read(path) if record["step"] <= step)
+        if text != path.read_text():
+            write_text(path, text)

@@ -1,0 +1,78 @@
+"""The optimizer: AdamW over the table's labels, clipped by the trainable leaves' norm, with the published schedule."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtlora_jax.config import Optim
+
+CLIP_EPS = 1e-6
+"""Added to the norm by the reference's clipping; optax's own adds nothing."""
+
+
+def schedule(optim: Optim, steps: int) -> optax.Schedule:
+    """Learning rate of update g = 0, 1, ...
+
+    Linear warmup from `lr_warmup` to `lr` over W updates, then a cosine to `lr_min` at update `steps`. As in the
+    reference, update g uses the value of index max(g - 1, 0), which its scheduler sets after update g - 1.
+    """
+    warmup = optim.warmup_steps
+
+    def value(g):
+        t = jnp.maximum(jnp.asarray(g, jnp.float32) - 1, 0)
+        rising = optim.lr_warmup + t * (optim.lr - optim.lr_warmup) / max(warmup, 1)
+        if optim.schedule == "constant":
+            falling = jnp.full_like(t, optim.lr)
+        else:
+            done = jnp.clip((t - warmup) / max(steps - warmup, 1), 0, 1)
+            falling = optim.lr_min + 0.5 * (optim.lr - optim.lr_min) * (1 + jnp.cos(jnp.pi * done))
+        return jnp.where(t < warmup, rising, falling)
+
+    return value
+
+
+def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
+    """Scales updates by min(1, limit / (norm + 1e-6)), norm over all leaves together; 0 switches it off."""
+
+    def update(updates, state, params=None):
+        scale = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + CLIP_EPS))
+        return jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update) if limit else optax.identity()
+
+
+def make_optimizer(optim: Optim, steps: int, labels: Mapping) -> optax.GradientTransformationExtraArgs:
+    """AdamW for `decay`, Adam for `no_decay`, nothing for `unused`; clipped by the norm of all of them.
+
+    Leaves that belong to one task keep their values and moments through a step in which no example has that task;
+    their bias correction counts the steps they took. `update` takes `present={task: bool scalar}`.
+
+    Args:
+      labels: a tree with the trainable tree's structure, of `label` or `label@task`.
+    """
+
+    def group(label: str) -> optax.GradientTransformation:
+        kind, _, task = label.partition("@")
+        if kind == "unused":
+            return optax.set_to_zero()
+        decay = optim.weight_decay if kind == "decay" else 0.0
+        adamw = optax.chain(
+            optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
+            optax.add_decayed_weights(decay) if decay else optax.identity(),
+        )
+        if not task:
+            return adamw
+
+        def is_present(step, present: Mapping, **extra):
+            return present[task]
+
+        return optax.transforms.conditionally_mask(adamw, is_present, forward_extra_args=True)
+
+    groups = {label: group(label) for label in sorted(set(jax.tree.leaves(labels)))}
+    return optax.chain(
+        clip_by_global_norm(optim.clip_norm),
+        optax.partition(groups, labels),
+        optax.scale_by_learning_rate(schedule(optim, steps)),
+    )

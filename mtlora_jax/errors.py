@@ -1,0 +1,16 @@
+"""What a user can get wrong, told apart from what we got wrong."""
+
+
+class UserError(ValueError):
+    """A mistake in a config, path, file or label: the doors print its one line and exit with status 2.
+
+    The message names the thing and the mend, on one line.
+    """
+
+
+class Interrupted(Exception):
+    """A run that was told to stop, and has saved: the doors print its line and exit with `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,128 @@
+"""Scoring at native resolution, which is what users deploy: the network sees S by S, its logits go to the label's size.
+
+The published protocol resizes labels to S by S instead; figures of the two do not compare. Images of all sizes go
+through in one pass, and one compiled program: logits are resized to every label's own size within a canvas as large as
+the largest, and the rest of the canvas is void.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from mtlora_jax.engine import metrics
+from mtlora_jax.engine.files import make_workdir
+from mtlora_jax.engine.loader import eval_batches
+from mtlora_jax.engine.mesh import make_mesh, put_batch
+from mtlora_jax.vision.data.native_size import at_native_size
+from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.tasks import boundary
+from mtlora_jax.vision.tasks.colours import voc_palette
+from mtlora_jax.vision.tasks.task import Task
+
+
+def resize_to(x: jax.Array, size: jax.Array, canvas: tuple[int, int]) -> jax.Array:
+    """Bilinear, half-pixel centres, no antialiasing, like `heads.resize`, but to a size for each image.
+
+    Args:
+      x: `[B, h, w, C]`.
+      size: `[B, 2]` rows and columns.
+      canvas: `(H, W)`, at least the largest size.
+
+    Returns:
+      `[B, H, W, C]`; beyond an image's size the values mean nothing.
+    """
+    rows = _weights(size[:, 0], x.shape[1], canvas[0])
+    columns = _weights(size[:, 1], x.shape[2], canvas[1])
+    x = jnp.einsum("byh,bhwc->bywc", rows, x.astype(jnp.float32), precision="highest")
+    return jnp.einsum("bxw,bywc->byxc", columns, x, precision="highest")
+
+
+def _weights(size: jax.Array, grid: int, length: int) -> jax.Array:
+    """`[B, length, grid]`: what each grid point gives to each pixel."""
+    pixel = jnp.arange(length, dtype=jnp.float32) + 0.5
+    centre = jnp.clip(pixel[None, :] * (grid / size.astype(jnp.float32))[:, None] - 0.5, 0, grid - 1)
+    return jnp.maximum(0, 1 - jnp.abs(centre[:, :, None] - jnp.arange(grid, dtype=jnp.float32)[None, None, :]))
+
+
+def evaluate_native(
+    config: VisionConfig,
+    forward: Callable,
+    variables: Mapping,
+    predictions: Path | None = None,
+    with_boundary: bool = False,
+    split: str = "val",
+) -> dict[str, dict[str, float]]:
+    """Every task's figures at native resolution.
+
+    Args:
+      forward: `(variables, batch, None) -> (logits by task, _)`.
+      predictions: a folder for `<task>/<name>.png` of every prediction: class numbers with a palette, probabilities
+        times 255, normals as (n + 1) * 127.5, depth in millimetres of 16 bits.
+      with_boundary: score edges by `odsF` as well (`tasks.boundary`); about a second an image.
+    """
+    from tqdm import tqdm
+
+    tasks = config.task_objects()
+    source, canvas = at_native_size(config, split)
+    mesh, size = make_mesh(config.mesh), config.train.eval_batch_size or config.train.batch_size
+    edges = with_boundary and "edges" in tasks
+    if predictions is not None:
+        make_workdir(predictions)
+
+    @jax.jit
+    def step(variables, batch):
+        outputs, _ = forward(variables, batch, None)
+        logits = {name: resize_to(outputs[name], batch["size"], canvas) for name in tasks}
+        statistics = {name: t.measure(logits[name], batch["labels"][name]) for name, t in tasks.items()}
+        wanted = tasks if predictions is not None else ("edges",) if edges else ()
+        return statistics, {name: tasks[name].decode(logits[name]) for name in wanted}
+
+    states = {name: metrics.empty() for name in tasks}
+    state = metrics.empty()
+    batches = eval_batches(source, size, config.train.workers, config.train.worker_kind)
+    for batch in tqdm(batches, "native", -(-len(source) // size), unit=" batches", leave=False):
+        host = {name: batch.pop(name) for name in ("id", "name")}
+        statistics, decoded = jax.device_get(step(variables, put_batch(batch, mesh)))
+        for name in tasks:
+            states[name] = metrics.update(states[name], statistics[name], batch["valid"][name])
+        for row, (H, W) in enumerate(batch["size"]):
+            # Rows that fill the last batch up repeat its last example: they are written once more, and count nothing.
+            if predictions is not None:
+                for name, t in tasks.items():
+                    write_prediction(predictions, t, str(host["name"][row]), decoded[name][row, :H, :W])
+            if edges and batch["valid"]["edges"][row]:
+                found = boundary.measure(decoded["edges"][row, :H, :W], batch["labels"]["edges"][row, :H, :W])
+                state = metrics.merge(state, found)
+    figures = {name: t.compute(states[name]) for name, t in tasks.items()}
+    if edges:
+        figures["edges"] |= boundary.compute(state)
+    return figures
+
+
+def write_prediction(folder: Path, task: Task, name: str, prediction: np.ndarray) -> None:
+    """`<task>/<name>.png`, in the form that data sets keep labels in."""
+    path = folder / task.name / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if task.name in ENCODE:
+        picture = Image.fromarray(ENCODE[task.name](prediction))
+    else:
+        picture = Image.fromarray(prediction.astype(np.uint8), "P")
+        picture.putpalette(voc_palette(256).tobytes())
+    picture.save(path)
+
+
+def _byte(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+ENCODE = {
+    "saliency": lambda p: _byte(255 * p),
+    "edges": lambda p: _byte(255 * p),
+    "normals": lambda n: _byte((n + 1) * 127.5),
+    "depth": lambda metres: np.clip(np.rint(1000 * metres), 0, 65535).astype(np.uint16),
+}
+"""Predictions as pixels, of tasks that do not name classes."""

@@ -1,0 +1,410 @@
+"""Swin Transformer (Liu et al., ICCV 2021) whose layers may carry MTLoRA and whose stages emit `Streams`.
+
+Parameter paths follow the original's names: `layers_0/blocks_1/attn/qkv/kernel`,
+`layers_0/downsample/reduction/kernel`.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from mtlora_jax.adapters import Dense, Spec, Streams, leaf, method_of, shared, smap
+from mtlora_jax.adapters.lora import dropout
+from mtlora_jax.vision.placement import Placement
+from mtlora_jax.vision.windows import from_windows, relative_position_index, shift_mask, to_windows
+
+LAYER_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class SwinSpec:
+    """A Swin backbone.
+
+    Attributes:
+      image_size: side S of the square image, in pixels; every stage's grid must be divisible by the window or no
+        larger than it.
+      window: side of an attention window, in tokens.
+      dim: channels C of the first stage; each further stage doubles them.
+      depths, heads: blocks and attention heads per stage.
+      patch: side of a patch, in pixels.
+      mlp_ratio: hidden width of the MLP over C.
+      qkv_bias: whether the fused q, k, v projection has a bias.
+      qk_scale: multiplier of the logits; None stands for 1 / sqrt(head width).
+      absolute_position: add a learned position embedding to the patches.
+      patch_norm: LayerNorm after the patch embedding.
+      drop_path: stochastic depth of the last block; it grows linearly from 0.
+    """
+
+    image_size: int = 224
+    window: int = 7
+    dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    patch: int = 4
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    absolute_position: bool = False
+    patch_norm: bool = True
+    drop_path: float = 0.0
+
+    def grid(self, stage: int) -> int:
+        """Tokens along one side inside a stage."""
+        return self.image_size // self.patch // 2**stage
+
+    def width(self, stage: int) -> int:
+        return self.dim * 2**stage
+
+    def attention(self, stage: int, block: int) -> tuple[int, int]:
+        """`(window, shift)` of a block: windows shrink to a smaller grid, every other block shifts a larger one."""
+        grid = self.grid(stage)
+        return min(self.window, grid), self.window // 2 if block % 2 and grid > self.window else 0
+
+    @property
+    def stages(self) -> int:
+        return len(self.depths)
+
+    def tap(self, stage: int) -> tuple[int, int]:
+        """`(side, channels)` of what a stage hands to the decoders: taken after patch merging."""
+        after = min(stage + 1, self.stages - 1)
+        return self.grid(after), self.width(after)
+
+    def problems(self) -> str | None:
+        """Why no such backbone exists, in one line, or None."""
+        if len(self.heads) != self.stages:
+            return f"{self.stages} depths but {len(self.heads)} head counts"
+        if self.image_size % (self.patch * 2 ** (self.stages - 1)):
+            step = self.patch * 2 ** (self.stages - 1)
+            near = max(round(self.image_size / step), 1) * step
+            return f"image_size {self.image_size} is not a multiple of {step}; {near} is"
+        for stage, heads in enumerate(self.heads):
+            grid = self.grid(stage)
+            if grid > self.window and grid % self.window:
+                unit = self.window * self.patch * 2 ** (self.stages - 1)
+                near = max(round(self.image_size / unit), 1) * unit
+                return (
+                    f"image_size {self.image_size} gives stage {stage} a grid of {grid} tokens, which windows of "
+                    f"{self.window} do not divide; image_size {near} works"
+                )
+            if self.width(stage) % heads:
+                return f"stage {stage} has {self.width(stage)} channels, which {heads} heads do not divide"
+        return None
+
+
+VARIANTS: dict[str, dict] = {
+    "nano": {"dim": 24, "depths": (2, 2, 4, 2), "heads": (2, 4, 8, 16), "window": 4, "image_size": 128},
+    "tiny": {"dim": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24)},
+    "small": {"dim": 96, "depths": (2, 2, 18, 2), "heads": (3, 6, 12, 24)},
+    "base": {"dim": 128, "depths": (2, 2, 18, 2), "heads": (4, 8, 16, 32)},
+    "large": {"dim": 192, "depths": (2, 2, 18, 2), "heads": (6, 12, 24, 48)},
+}
+
+
+def swin(variant: str, **changes) -> SwinSpec:
+    """A published size by name (`nano` is ours, small enough to train on two cores)."""
+    return SwinSpec(**{**VARIANTS[variant], **changes})
+
+
+linear_init = nn.initializers.normal(0.02)
+
+
+def layer_norm(name: str, dtype) -> nn.LayerNorm:
+    """Statistics in float32 whatever the compute dtype."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, name=name)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows with a relative position bias.
+
+    Attends in the shared stream alone; task streams may be born in its output projection.
+    """
+
+    spec: SwinSpec
+    heads: int
+    window: int
+    shift: int
+    qkv: Spec | None = None
+    slots: tuple[str, ...] = ()
+    proj: Spec | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array | Streams:
+        """`[B, H, W, C]` to the same, or to `Streams` of it."""
+        H, C = x.shape[-2:]
+        window, shift, heads = self.window, self.shift, self.heads
+        scale = self.spec.qk_scale or (C // heads) ** -0.5
+        table = self.param("relative_position_bias_table", linear_init, ((2 * window - 1) ** 2, heads))
+        bias_KxNxN = jnp.moveaxis(table[relative_position_index(window)], -1, 0).astype(jnp.float32)
+        x = Dense(
+            3 * C,
+            use_bias=self.spec.qkv_bias,
+            adapter=self.qkv,
+            slots=self.slots,
+            dtype=self.dtype,
+            kernel_init=linear_init,
+            name="qkv",
+        )(x, train=train)
+
+        x = to_windows(jnp.roll(x, (-shift, -shift), axis=(1, 2)) if shift else x, window)
+        q, k, v = jnp.moveaxis(x.reshape(*x.shape[:-1], 3, heads, C // heads), 3, 0)
+        logits = jnp.einsum("bwnkd,bwmkd->bwknm", q * scale, k).astype(jnp.float32) + bias_KxNxN[None, None]
+        if shift:
+            logits = logits + shift_mask(H, window, shift)[None, :, None]
+        weights = nn.softmax(logits).astype(v.dtype)
+        x = jnp.einsum("bwknm,bwmkd->bwnkd", weights, v)
+        x = from_windows(x.reshape(*x.shape[:3], C), window, H)
+        x = jnp.roll(x, (shift, shift), axis=(1, 2)) if shift else x
+
+        # proj works token by token: windows are undone once, before there are task streams.
+        return Dense(C, adapter=self.proj, dtype=self.dtype, kernel_init=linear_init, name="proj")(x, train=train)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU. Through erf, as the original: Flax's goes through erfc, which costs an exponential more."""
+    return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
+
+
+class Mlp(nn.Module):
+    """fc1, exact GELU, fc2. A layer without task adapters reads, and returns, the shared stream alone."""
+
+    hidden: int
+    fc1: Spec | None = None
+    fc2: Spec | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array | Streams, train: bool) -> jax.Array | Streams:
+        C = shared(x).shape[-1]
+        for name, adapter, features in (("fc1", self.fc1, self.hidden), ("fc2", self.fc2, C)):
+            x = x if getattr(adapter, "tasks", ()) else shared(x)
+            x = Dense(features, adapter=adapter, dtype=self.dtype, kernel_init=linear_init, name=name)(x, train=train)
+            x = smap(gelu, x) if name == "fc1" else x
+        return x
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops an example's whole branch; every stream draws its own mask."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array | Streams, train: bool) -> jax.Array | Streams:
+        if not train or self.rate == 0:
+            return x
+        if isinstance(x, Streams):
+            return Streams(self.drop(x.shared, 1), self.drop(x.tasks, 2))
+        return self.drop(x, 1)
+
+    def drop(self, x: jax.Array, batch_axes: int) -> jax.Array:
+        shape = x.shape[:batch_axes] + (1,) * (x.ndim - batch_axes)
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        return x * (keep / (1 - self.rate)).astype(x.dtype)
+
+
+class Block(nn.Module):
+    """A Swin block. Task streams begin in the first layer that has task adapters; all other weights are common."""
+
+    spec: SwinSpec
+    stage: int
+    index: int
+    drop_path: float = 0.0
+    placement: Placement | None = None
+    tasks: tuple[str, ...] = ()
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array | Streams:
+        """`[B, H, W, C]` to the same, or to `Streams` of it."""
+        C = x.shape[-1]
+        window, shift = self.spec.attention(self.stage, self.index)
+        last = self.index == self.spec.depths[self.stage] - 1
+        placement = self.placement or Placement(shared_rank=(0,))
+        adapter = {
+            layer: placement.spec(layer, self.stage, last, self.tasks) for layer in ("qkv", "proj", "fc1", "fc2")
+        }
+        attention = WindowAttention(
+            self.spec,
+            self.spec.heads[self.stage],
+            window,
+            shift,
+            qkv=adapter["qkv"],
+            slots=("q", "k", "v") if placement.split_qkv and adapter["qkv"] else (),
+            proj=adapter["proj"],
+            dtype=self.dtype,
+            name="attn",
+        )
+        mlp = Mlp(int(C * self.spec.mlp_ratio), adapter["fc1"], adapter["fc2"], self.dtype, name="mlp")
+
+        drop_path = DropPath(self.drop_path)
+        branch = attention(layer_norm("norm1", self.dtype)(x), train)
+        x = _add(x, drop_path(branch, train))
+        branch = drop_path(mlp(smap(layer_norm("norm2", self.dtype), x), train), train)
+        if isinstance(branch, Streams) and not isinstance(x, Streams) and placement.task_residual == "published":
+            # proj is not adapted: the reference has no task stream to add to, and drops the residual.
+            return Streams(x + branch.shared, branch.tasks)
+        return _add(x if isinstance(branch, Streams) else shared(x), branch)
+
+
+def _add(x: jax.Array | Streams, branch: jax.Array | Streams) -> jax.Array | Streams:
+    if isinstance(x, Streams):
+        return Streams(x.shared + branch.shared, x.tasks + branch.tasks)
+    return (
+        smap(lambda b: x + b, branch)
+        if not isinstance(branch, Streams)
+        else Streams(x + branch.shared, x[None] + branch.tasks)
+    )
+
+
+class PatchMerging(nn.Module):
+    """Joins 2 x 2 tokens: LayerNorm of 4C channels, then a linear map to 2C without bias."""
+
+    adapter: Spec | None = None
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array | Streams, train: bool, then: jax.Array | None = None) -> jax.Array | Streams:
+        """`[..., H, W, C]` to `[..., H/2, W/2, 2C]`.
+
+        Args:
+          then: `[T, 2C, P]`, a linear map that follows for each task's stream. Composed with the reduction here,
+            so that task streams cost one product of 4C x P instead of two: exact up to association.
+        """
+        x = smap(layer_norm("norm", self.dtype), smap(_join_2x2, x))
+        reduce = Dense(
+            shared(x).shape[-1] // 2,
+            use_bias=False,
+            adapter=self.adapter,
+            dtype=self.dtype,
+            kernel_init=linear_init,
+            name="reduction",
+        )
+        if then is None or not isinstance(x, Streams):
+            return reduce(x, train=train)
+        out = reduce(x.shared, train=train)
+        params, leaves = reduce.variables["params"], reduce.variables.get(leaf.COLLECTION, {})
+        kernel = jnp.einsum("io,top->tip", params["kernel"], then)
+        tasks = jnp.einsum("t...i,tip->t...p", x.tasks, kernel.astype(x.tasks.dtype))
+        if self.adapter is not None:
+            a, b = method_of(self.adapter).export(self.adapter, leaves, params["kernel"])
+            tasks_in = x.tasks
+            if train and self.adapter.dropout:
+                tasks_in = dropout(x.tasks, self.adapter.dropout, self.make_rng("dropout"))
+            b = jnp.einsum("ro,top->trp", b, then).astype(x.tasks.dtype)
+            tasks = tasks + jnp.einsum("t...r,trp->t...p", tasks_in @ a.astype(x.tasks.dtype), b)
+        return Streams(out, tasks)
+
+
+def _join_2x2(x: jax.Array) -> jax.Array:
+    """`[..., H, W, C]` to `[..., H/2, W/2, 4C]`, channels in the order (even y, even x), (odd, even), (even, odd),
+    (odd, odd)."""
+    *lead, H, W, C = x.shape
+    x = x.reshape(*lead, H // 2, 2, W // 2, 2, C)
+    n = len(lead)
+    x = x.transpose(*range(n), n, n + 2, n + 3, n + 1, n + 4)  # [..., H/2, W/2, x parity, y parity, C]
+    return x.reshape(*lead, H // 2, W // 2, 4 * C)
+
+
+class Stage(nn.Module):
+    """Blocks, then patch merging. Only the shared stream goes on to the next stage."""
+
+    spec: SwinSpec
+    index: int
+    placement: Placement | None = None
+    tasks: tuple[str, ...] = ()
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, then: jax.Array | None = None) -> jax.Array | Streams:
+        """`[B, H, W, C]` to the stage's tap; `then` as in `PatchMerging`, or applied here where nothing merges."""
+        depths = self.spec.depths
+        rates = np.linspace(0, self.spec.drop_path, sum(depths))[sum(depths[: self.index]) :]
+        for j in range(depths[self.index]):
+            block = Block(
+                self.spec,
+                self.index,
+                j,
+                float(rates[j]),
+                self.placement,
+                self.tasks,
+                self.dtype,
+                name=f"blocks_{j}",
+            )
+            x = block(shared(x), train)
+        if self.index < self.spec.stages - 1:
+            adapter = self.placement and self.placement.spec("reduction", self.index, True, self.tasks)
+            return PatchMerging(adapter, self.dtype, name="downsample")(x, train, then)
+        if then is not None and isinstance(x, Streams):
+            return Streams(x.shared, jnp.einsum("t...i,tip->t...p", x.tasks, then.astype(x.tasks.dtype)))
+        return x
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches, linearly embedded."""
+
+    spec: SwinSpec
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """`[B, S, S, 3]` to `[B, S/patch, S/patch, C]`."""
+        patch, C = self.spec.patch, self.spec.dim
+        bound = (3 * patch * patch) ** -0.5
+        init = nn.initializers.uniform(2 * bound)
+        x = nn.Conv(
+            C,
+            (patch, patch),
+            strides=(patch, patch),
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=lambda *a: init(*a) - bound,
+            bias_init=lambda *a: init(*a) - bound,
+            name="proj",
+        )(images)
+        return layer_norm("norm", self.dtype)(x) if self.spec.patch_norm else x
+
+
+class Swin(nn.Module):
+    """The backbone.
+
+    Attributes:
+      spec: its shape.
+      placement: where MTLoRA sits; None for a plain Swin.
+      tasks: task names in stream order.
+      dtype: compute dtype; None for the input's.
+    """
+
+    spec: SwinSpec
+    placement: Placement | None = None
+    tasks: tuple[str, ...] = ()
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False, then: tuple[jax.Array, ...] | None = None
+    ) -> list[jax.Array | Streams]:
+        """The taps of all stages.
+
+        Args:
+          images: `[B, S, S, 3]`, normalised.
+          train: whether dropout and drop path draw from the `dropout` rng stream.
+          then: per stage, `[T, C_i, P_i]` maps that follow each task's tap; given here they are composed with
+            patch merging. Shared streams are not mapped.
+
+        Returns:
+          Per stage `[B, H, W, C]`, or `Streams` of it where the stage's last block has task adapters; shapes by
+          `SwinSpec.tap`.
+        """
+        x = PatchEmbed(self.spec, self.dtype, name="patch_embed")(images)
+        if self.spec.absolute_position:
+            table = self.param("absolute_pos_embed", linear_init, (1, self.spec.grid(0) ** 2, self.spec.dim))
+            x = x + jnp.broadcast_to(table.reshape(1, *x.shape[1:]).astype(x.dtype), x.shape)
+        taps = []
+        for i in range(self.spec.stages):
+            stage = Stage(self.spec, i, self.placement, self.tasks, self.dtype, name=f"layers_{i}")
+            taps.append(stage(shared(x), train, None if then is None else then[i]))
+            x = taps[-1]
+        return taps

@@ -1,0 +1,43 @@
+"""Attention windows as arrays: cutting and joining, relative positions, and what a cyclic shift must not join."""
+
+from functools import lru_cache
+
+import jax
+import numpy as np
+
+MASKED = -100.0
+"""Added to the logits of token pairs that a shifted window joins by accident; finite, as in the original."""
+
+
+def to_windows(x: jax.Array, window: int) -> jax.Array:
+    """`[B, H, W, C]` to `[B, windows, N, C]`, windows and their tokens in row-major order."""
+    B, H, W, C = x.shape
+    x = x.reshape(B, H // window, window, W // window, window, C).swapaxes(2, 3)
+    return x.reshape(B, -1, window * window, C)
+
+
+def from_windows(x: jax.Array, window: int, height: int) -> jax.Array:
+    """The inverse of `to_windows`, for an image of `height` rows."""
+    B, _, _, C = x.shape
+    rows = height // window
+    x = x.reshape(B, rows, -1, window, window, C).swapaxes(2, 3)
+    return x.reshape(B, height, -1, C)
+
+
+@lru_cache
+def relative_position_index(window: int) -> np.ndarray:
+    """`[N, N]`: which row of the bias table belongs to a pair of tokens."""
+    y, x = np.divmod(np.arange(window * window), window)
+    dy, dx = y[:, None] - y, x[:, None] - x
+    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+
+
+@lru_cache
+def shift_mask(grid: int, window: int, shift: int) -> np.ndarray:
+    """`[windows, N, N]`: 0 between tokens that were neighbours before the cyclic shift, `MASKED` elsewhere."""
+    side = np.arange(grid)
+    band = (side >= grid - window).astype(int) + (side >= grid - shift)
+    region = 3 * band[:, None] + band[None]
+    rows = grid // window
+    region = region.reshape(rows, window, rows, window).swapaxes(1, 2).reshape(rows * rows, -1)
+    return np.where(region[:, :, None] == region[:, None], 0.0, MASKED).astype(np.float32)

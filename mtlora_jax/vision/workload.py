@@ -1,0 +1,145 @@
+"""Dense multi-task vision as the engine sees it."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.vision.data.sources import open_source
+from mtlora_jax.vision.data.transforms import MEAN, STD
+from mtlora_jax.vision.heads import resize
+from mtlora_jax.vision.model import DenseModel, HeadSpec
+from mtlora_jax.vision.native import evaluate_native
+from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.tasks.delta import delta_m, read_baseline
+from mtlora_jax.vision.tasks.task import Task
+from mtlora_jax.vision.trainable import owner_rows, table
+from mtlora_jax.viz.panels import panel
+
+SHOWN = 3
+"""Examples in the picture of all tasks."""
+
+
+def normalise(images: jax.Array) -> jax.Array:
+    """`[B, S, S, 3]` uint8 to ImageNet's zero mean and unit deviation. On the device: bytes travel, floats do not."""
+    mean, std = (jnp.array(value, jnp.float32).reshape(1, 1, 1, 3) for value in (MEAN, STD))
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def make_model(config: VisionConfig) -> DenseModel:
+    tasks = config.task_objects()
+    return DenseModel(
+        backbone=config.backbone,
+        heads={name: HeadSpec(tasks[name].channels, t.head) for name, t in config.tasks.items()},
+        placement=config.placement,
+        decoder_channels=config.decoder_channels,
+        shared_projection=config.shared_projection,
+        head_width=config.head_width,
+        dtype=jnp.dtype(config.dtype),
+    )
+
+
+def make_workload(config: VisionConfig) -> Workload:
+    """The functions of a `VisionConfig`."""
+    model, tasks, names = make_model(config), config.task_objects(), tuple(config.tasks)
+    side = config.backbone.image_size
+    return Workload(
+        objectives={
+            name: Objective(config.tasks[name].weight, t.finish, t.compute, t.score, t.higher_is_better)
+            for name, t in tasks.items()
+        },
+        abstract_batch=partial(abstract_batch, tasks, side),
+        init=partial(init, model, side),
+        load_base=partial(load_base, config),
+        forward=partial(forward, model),
+        sums=lambda outputs, batch: {
+            name: t.sums(resize(outputs[name], side), batch["labels"][name], batch["valid"][name])
+            for name, t in tasks.items()
+        },
+        measure=lambda outputs, batch: {
+            name: t.measure(resize(outputs[name], side), batch["labels"][name]) for name, t in tasks.items()
+        },
+        table=table(config.backbone, config.placement, config.trainable, names),
+        owners=owner_rows(names),
+        source=partial(open_source, config),
+        constant=lambda sample: {
+            name: t.constant(sample["labels"][name], sample["valid"][name]).reshape(1, 1, 1, -1)
+            for name, t in tasks.items()
+        },
+        pictures=partial(pictures, tasks, side),
+        overall=partial(overall, config),
+        protocols={
+            "native": partial(evaluate_native, config, partial(forward, model)),
+            "boundary": partial(evaluate_native, config, partial(forward, model), with_boundary=True),
+        },
+    )
+
+
+def abstract_batch(tasks: Mapping[str, Task], side: int, batch_size: int) -> dict:
+    def array(*shape, dtype):
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+
+    return {
+        "image": array(side, side, 3, dtype=np.uint8),
+        "labels": {name: array(side, side, *t.label_shape, dtype=t.label_dtype) for name, t in tasks.items()},
+        "valid": {name: array(dtype=np.bool_) for name in tasks},
+    }
+
+
+def init(model: DenseModel, side: int, seed: int) -> dict:
+    """Fresh variables, for tracing: `engine.init.draw` evaluates the draws and nothing else."""
+    base, adapters = jax.random.split(jax.random.key(seed))
+    return model.init({"params": base, "lora": adapters}, jnp.zeros((1, side, side, 3)))
+
+
+def load_base(config: VisionConfig) -> dict[str, np.ndarray] | None:
+    """Leaves of the pretrained source by path: a backbone's, or a whole converted model's; None without a source."""
+    if config.init_from is None:
+        return None
+    from mtlora_jax.vision.weights import load_weights
+
+    return load_weights(config.init_from, config.backbone)
+
+
+def forward(model: DenseModel, variables: Mapping, batch: Mapping, key: jax.Array | None):
+    """Head-grid logits, and the batch statistics after this batch."""
+    images = normalise(batch["image"])
+    if key is None:
+        return model.apply(variables, images, method="logits"), {}
+    return model.apply(
+        variables,
+        images,
+        train=True,
+        valid=batch["valid"],
+        method="logits",
+        rngs={"dropout": key},
+        mutable=["batch_stats"],
+    )
+
+
+def overall(config: VisionConfig, figures: Mapping) -> dict[str, float]:
+    """Δm, where there is something to measure it against."""
+    tasks = config.task_objects().values()
+    return {"delta_m": delta_m(figures, read_baseline(config.baselines, tasks), tasks)} if config.baselines else {}
+
+
+def pictures(tasks: Mapping[str, Task], side: int, outputs: Mapping, batch: Mapping) -> dict[str, np.ndarray]:
+    """`{task: image | truth | prediction}`, a row for each example of the batch, and `all` tasks of the first ones."""
+    images = np.asarray(batch["image"])
+    truth, predicted = {}, {}
+    for name, t in tasks.items():
+        truth[name] = [t.paint(np.asarray(label)) for label in batch["labels"][name]]
+        predicted[name] = [t.paint(p) for p in np.asarray(t.decode(resize(outputs[name], side)))]
+    result = {
+        name: panel(list(zip(images, truth[name], predicted[name], strict=True)), columns=["image", "truth", name])
+        for name in tasks
+    }
+    rows = [
+        [image, *(of[name][i] for name in tasks)]
+        for i in range(min(SHOWN, len(images)))
+        for image, of in ((images[i], truth), (None, predicted))
+    ]
+    return {**result, "all": panel(rows, columns=["image", *tasks], names=["truth", "prediction"] * (len(rows) // 2))}

@@ -1,0 +1,16 @@
+"""Which domain a config belongs to: the one table that knows them all."""
+
+from importlib import import_module
+
+from mtlora_jax.config import Config
+from mtlora_jax.engine.contract import Workload
+
+DOMAINS = {
+    "VisionConfig": "mtlora_jax.vision.workload",
+    "PretrainConfig": "mtlora_jax.vision.pretrain",
+}
+
+
+def workload_of(config: Config) -> Workload:
+    """The workload of a resolved config; imports its domain and no other."""
+    return import_module(DOMAINS[type(config).__name__]).make_workload(config)

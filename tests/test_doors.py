@@ -1,0 +1,213 @@
+"""Both doors as a user starts them (I11), what they refuse, and what survives a kill (I5)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "configs" / "scenes_smoke.py"
+TINY = (
+    "--backbone.image_size=32",
+    "--backbone.dim=8",
+    "--backbone.depths=1,1,1,1",
+    "--decoder_channels=2,2,2,2",
+    "--data.train_length=16",
+    "--data.val_length=4",
+    "--train.batch_size=4",
+    "--train.steps=6",
+    "--train.eval_every=3",
+    "--train.checkpoint_every=1",
+    "--train.log_every=1",
+    "--train.workers=0",
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> dict[str, str]:
+    """One compilation cache for all runs of this file: the first compiles, the others read."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")), "JAX_PLATFORMS": "cpu"}
+
+
+def start(cache, script: str, *arguments) -> subprocess.Popen:
+    command = [sys.executable, *([script] if script.endswith(".py") else ["-m", script]), *map(str, arguments)]
+    environment = {**os.environ, **cache, "PYTHONWARNINGS": "default"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(cache, script: str, *arguments) -> tuple[int, str, str]:
+    process = start(cache, script, *arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """One line, no traceback, a status other than 0, and the words that matter."""
+    code, _, err = result
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory) -> Path:
+    """A tiny run, trained to its end."""
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    code, out, err = run(cache, "train.py", "--config", SMOKE, "--workdir", workdir, *TINY)
+    assert code == 0, err
+    assert "semseg" in out
+    return workdir
+
+
+def records(workdir: Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in records(workdir) if "loss" in r}
+
+
+def leaves(workdir: Path, step: int) -> dict[str, str]:
+    """The digest of every leaf of a checkpoint."""
+    stored = json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())["leaves"]
+    return {f"{item}/{path}": leaf["digest"] for item in stored for path, leaf in stored[item].items()}
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_it_promises(finished):
+    for name in ("config.json", "metrics.jsonl", "results.json", "curves.png", "pictures/depth.png"):
+        assert (finished / name).stat().st_size > 0, name
+    results = json.loads((finished / "results.json").read_text())
+    assert results["last"]["step"] == 6
+    assert set(results) >= {"initial", "constant", "last", "best", "seconds"}
+
+
+@pytest.mark.slow
+def test_eval_gives_the_last_evaluation_digit_for_digit(cache, finished):
+    code, _, err = run(cache, "eval.py", "--workdir", finished)
+    assert code == 0, err
+    results = json.loads((finished / "results.json").read_text())
+    again = json.loads((finished / "evaluation.json").read_text())
+    assert (again["step"], again["figures"]) == (results["last"]["step"], results["last"]["figures"])
+
+
+@pytest.mark.slow
+def test_a_finished_run_reports_and_changes_nothing(cache, finished):
+    before = (finished / "results.json").read_bytes(), (finished / "metrics.jsonl").read_bytes()
+    code, out, _ = run(cache, "train.py", "--config", SMOKE, "--workdir", finished, *TINY)
+    assert code == 0
+    assert "human_parts" in out
+    assert before == ((finished / "results.json").read_bytes(), (finished / "metrics.jsonl").read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_anywhere_and_resumed_ends_in_the_same_bits(cache, finished, tmp_path, stop):
+    workdir = tmp_path / "w"
+    command = ("train.py", "--config", SMOKE, "--workdir", workdir, *TINY)
+    process = start(cache, *command)
+    while not (workdir / "checkpoints" / "2").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=120)
+    if stop == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert process.returncode == 128 + stop, err
+        assert "the same command resumes" in err
+        assert "Traceback" not in err
+    code, _, err = run(cache, *command)
+    assert code == 0, err
+    assert leaves(workdir, 6) == leaves(finished, 6)
+    assert losses(workdir) == losses(finished)
+    figures = [json.loads((w / "results.json").read_text())["last"] for w in (workdir, finished)]
+    assert figures[0] == figures[1]
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(cache, finished, tmp_path):
+    workdir = tmp_path / "w"
+    subprocess.run(["cp", "-r", finished, workdir], check=True)
+    results = json.loads((workdir / "results.json").read_text())
+    del results["finished"]
+    (workdir / "results.json").write_text(json.dumps(results))
+    newest = workdir / "checkpoints" / "6"
+    for file in newest.rglob("*"):
+        if file.is_file() and "/d/" in str(file):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    code, _, err = run(cache, "train.py", "--config", SMOKE, "--workdir", workdir, *TINY)
+    assert code == 0, err
+    assert "checkpoint 6 is damaged" in err
+    assert "going back to 5" in err
+    assert leaves(workdir, 6) == leaves(finished, 6)
+
+
+@pytest.mark.slow
+def test_predict_writes_a_picture_for_every_task(cache, finished, tmp_path):
+    from PIL import Image
+
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)).save(photo)
+    out = tmp_path / "out"
+    code, _, err = run(cache, "mtlora_jax.predict", "--workdir", finished, "--image", photo, "--out", out)
+    assert code == 0, err
+    assert {p.name for p in out.iterdir()} == {
+        f"photo_{name}.png" for name in ("semseg", "human_parts", "saliency", "normals", "depth", "edges", "all")
+    }
+    with Image.open(out / "photo_depth.png") as picture:
+        assert picture.size == (70, 50)
+    text = tmp_path / "notes.jpg"
+    text.write_text("no image")
+    refused(run(cache, "mtlora_jax.predict", "--workdir", finished, "--image", text, "--out", out), "notes.jpg")
+
+
+@pytest.mark.slow
+def test_a_dry_run_trains_nothing_and_says_what_would_be(cache, tmp_path):
+    code, out, err = run(cache, "train.py", "--config", SMOKE, "--workdir", tmp_path / "w", "--dry_run", *TINY)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "w" / "summary.json").read_text())
+    assert 0 < summary["params_trainable"] < summary["params_total"]
+    assert f"{summary['params_trainable']:,}" in out
+    assert not (tmp_path / "w" / "checkpoints").exists()
+
+
+REFUSALS = {
+    "an unknown key": (("--optim.lrr=1",), ("optim.lrr", "optim.lr")),
+    "a wrong type": (("--train.steps=many",), ("train.steps", "many")),
+    "a task that is none": (("--tasks.semsge.weight=1",), ("semsge",)),
+    "an image no window fits": (("--backbone.image_size=100",), ("image_size 100", "96")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", REFUSALS)
+def test_bad_overrides_end_in_one_line(cache, tmp_path, case):
+    overrides, words = REFUSALS[case]
+    refused(run(cache, "train.py", "--config", SMOKE, "--workdir", tmp_path / "w", *overrides), *words)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_bad_files_and_places_end_in_one_line(cache, finished, tmp_path):
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    refused(run(cache, "train.py", "--config", tmp_path / "none.py"), "none.py")
+    refused(run(cache, "train.py", "--config", empty), "get_config")
+    refused(run(cache, "eval.py", "--workdir", tmp_path), "holds no run")
+    other = run(cache, "train.py", "--config", SMOKE, "--workdir", finished, *TINY, "--optim.lr=0.5")
+    refused(other, "another config", "optim.lr")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    refused(run(cache, "train.py", "--config", SMOKE, "--workdir", blocked / "w", *TINY), "cannot write")

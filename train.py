@@ -1,0 +1,22 @@
+"""Trains a recipe: `python train.py --config configs/scenes_mtlora.py [--workdir DIR] [--dry_run] [--key=value]`."""
+
+import sys
+
+from mtlora_jax.cli import fail_cleanly, parse_door
+
+
+@fail_cleanly()
+def main(argv: list[str]) -> None:
+    door = parse_door(argv, prog="train.py")
+    from mtlora_jax.engine import process
+    from mtlora_jax.engine.dry_run import dry_run
+    from mtlora_jax.engine.loop import train
+    from mtlora_jax.workload import workload_of
+
+    process.prepare()
+    run = dry_run if door.dry_run else train
+    run(door.config, workload_of(door.config), door.workdir)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -20,9 +20,11 @@ class Optim:
       lr_warmup: learning rate of the first update of the warmup.
       lr_min: learning rate at the end of a cosine.
       warmup_steps: updates of linear warmup.
-      schedule: what follows the warmup: a cosine to `lr_min` at the last step, or `lr` for good.
+      schedule: what follows the warmup: a cosine, or a straight line, to `lr_min` at the last step, or `lr` for good.
       weight_decay: decoupled, multiplied by the learning rate; leaves labelled `no_decay` have none.
       b1, b2, eps: Adam's.
+      absent_tasks: leaves of a task that no example of a batch belongs to `keep` values and moments, or take the
+        `step` that their moments ask for, as plain AdamW does.
       clip_norm: limit of the global norm of the trainable leaves' gradients; 0 does not clip.
     """
 
@@ -30,12 +32,13 @@ class Optim:
     lr_warmup: float = 0.0
     lr_min: float = 0.0
     warmup_steps: int = 0
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = 0.05
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = 5.0
+    absent_tasks: Literal["keep", "step"] = "keep"
 
 
 @dataclass(frozen=True)

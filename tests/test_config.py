@@ -165,7 +165,10 @@ def test_json_must_hold_an_object():
         (Config(optim=Optim(lr=-1.0)), "optim.lr must be at least 0, not -1.0"),
         (Config(optim=Optim(b2=1.0)), r"optim.b2 must lie in \[0, 1\), not 1.0"),
         (Config(optim=Optim(eps=0.0)), "optim.eps must be positive"),
-        (Config(optim=Optim(schedule="linear")), "optim.schedule must be one of cosine, constant, not 'linear'"),
+        (
+            Config(optim=Optim(schedule="stairs")),
+            "optim.schedule must be one of cosine, linear, constant, not 'stairs'",
+        ),
         (Config(optim=Optim(lr=float("inf"))), "optim.lr must be a number, not inf"),
         (Config(train=Train(steps=0)), "train.steps must be at least 1, not 0"),
         (Config(train=Train(batch_size="8")), "train.batch_size must be a whole number, not '8'"),

@@ -13,7 +13,7 @@ class Objective:
     """One task as the engine sees it: statistics that add up, and how they end in a loss and in figures.
 
     Attributes:
-      weight: of its loss in the total.
+      weight: of its loss in the total, where the workload has no `total` of its own.
       finish: `{name: scalar sums} -> loss`.
       compute: `{name: float64 sums over examples} -> {figure: float}`.
       score: the figure that stands for the task.
@@ -37,16 +37,18 @@ class Workload:
       objectives: by task, in the config's order.
       abstract_batch: `batch_size -> ` the batch as `jax.ShapeDtypeStruct`.
       init: `seed -> variables`, drawn leaf by leaf from keys of their own.
-      load_base: `() -> {path: array} | None`, pretrained leaves that replace drawn ones, or None without any.
+      load_base: `() -> {path: array} | None`, pretrained leaves that replace drawn ones, or None without any. A mapping
+        that reads a leaf when it is asked for also tells its `shape(path)` without reading it.
       forward: `(variables, batch, key or None) -> (outputs, mutated collections)`; with a key it trains.
       sums: `(outputs, batch) -> {task: {name: scalar}}`, additive statistics of every loss.
       measure: `(outputs, batch) -> {task: {name: [B, ...]}}`, per-example statistics of every metric.
       table: (path regex, label) rows for every weight.
       owners: (path regex, task) rows for the leaves that one task alone reads.
       source: `split -> ` a random-access source of examples, `train` or `val`.
-      constant: `sample batch -> outputs`, the best constant predictor.
+      constant: `(training source, held-out source) -> figures` of the best predictor that does not look at its input.
       pictures: `(outputs, batch) -> {task: uint8 [H, W, 3]}`: image, truth and prediction.
       artifacts: `variables -> {file name: {path: array}}`, safetensors that a finished run leaves for others.
+      total: `(losses, sums) -> loss`, both by task: what is minimised. The weighted sum of the losses if it is None.
       overall: `figures -> {figure: value}` of all tasks together, beside the total loss.
       protocols: other ways to score a checkpoint: by name, `(variables, folder for predictions or None) -> figures`.
     """
@@ -54,15 +56,16 @@ class Workload:
     objectives: Mapping[str, Objective]
     abstract_batch: Callable[[int], Any]
     init: Callable[[int], dict]
-    load_base: Callable[[], dict[str, np.ndarray] | None]
+    load_base: Callable[[], Mapping[str, np.ndarray] | None]
     forward: Callable[..., tuple[Any, dict]]
     sums: Callable[[Any, Mapping], dict[str, dict[str, jax.Array]]]
     measure: Callable[[Any, Mapping], dict[str, dict[str, jax.Array]]]
     table: tuple[tuple[str, str], ...]
     owners: tuple[tuple[str, str], ...]
     source: Callable[[str], Any]
-    constant: Callable[[Mapping], Any]
+    constant: Callable[[Any, Any], dict[str, dict[str, float]]]
     pictures: Callable[[Any, Mapping], dict[str, np.ndarray]]
     artifacts: Callable[[Mapping], dict[str, dict[str, np.ndarray]]] = lambda variables: {}
+    total: Callable[[Mapping[str, jax.Array], Mapping[str, Mapping[str, jax.Array]]], jax.Array] | None = None
     overall: Callable[[Mapping[str, Mapping[str, float]]], dict[str, float]] = lambda figures: {}
     protocols: Mapping[str, Callable[..., dict[str, dict[str, float]]]] = field(default_factory=dict)

@@ -6,10 +6,14 @@ import jax
 import numpy as np
 
 from mtlora_jax.engine import metrics
-from mtlora_jax.engine.contract import Workload
+from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.engine.loader import Source, eval_batches, stack
 from mtlora_jax.engine.step import finish
 
 Figures = dict[str, dict[str, float]]
+
+SAMPLED = 64
+"""Training examples that a constant predictor is fitted to."""
 
 
 def evaluate(workload: Workload, eval_step: Callable, variables, batches: Iterable[tuple[Mapping, Mapping]]) -> Figures:
@@ -38,14 +42,24 @@ def evaluate(workload: Workload, eval_step: Callable, variables, batches: Iterab
     return {**figures, "total": {"loss": total, **workload.overall(figures)}}
 
 
-def constant_figures(workload: Workload, outputs, batches: Iterable[Mapping]) -> Figures:
-    """The figures of a predictor that says the same everywhere: what a model has to beat."""
-    measure = jax.jit(workload.measure)
-    states = {task: metrics.empty() for task in workload.objectives}
-    for batch in batches:
+def constant_figures(
+    objectives: Mapping[str, Objective], measure: Callable, outputs_of: Callable, source: Source, held_out: Source
+) -> Figures:
+    """The figures of a predictor that says the same everywhere: what a model has to beat.
+
+    Args:
+      measure: a workload's.
+      outputs_of: `batch of training examples -> outputs` with a leading axis of 1, what it always says.
+      source: training examples, the first of which it is fitted to.
+      held_out: examples it is scored on.
+    """
+    outputs = outputs_of(stack([source[i] for i in range(min(SAMPLED, len(source)))]))
+    measure = jax.jit(measure)
+    states = {task: metrics.empty() for task in objectives}
+    for batch in eval_batches(held_out, min(SAMPLED, len(held_out))):
         B = len(next(iter(batch["valid"].values())))
         tiled = jax.tree.map(lambda x, B=B: np.broadcast_to(x, (B, *x.shape[1:])), outputs)
         statistics = jax.device_get(measure(tiled, batch))
-        for task in workload.objectives:
+        for task in objectives:
             states[task] = metrics.update(states[task], statistics[task], batch["valid"][task])
-    return {task: objective.compute(states[task]) for task, objective in workload.objectives.items()}
+    return {task: objective.compute(states[task]) for task, objective in objectives.items()}

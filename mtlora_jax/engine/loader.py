@@ -99,6 +99,8 @@ class TrainBatches:
         indices = order(self.seed, step, self.batch_size)
         share = self.batch_size // self.process_count
         rows = range(self.process_index * share, (self.process_index + 1) * share)
+        if (collate := getattr(self.source, "collate", None)) is not None:
+            return collate(indices, rows)
         return stack([self._example(int(indices[row]), step, row) for row in rows])
 
     def _example(self, index: int, step: int, row: int) -> dict:
@@ -112,7 +114,8 @@ class Loader:
 
     Args:
       source: of training examples; where it has `draw(index, rng)`, that is used, and where it has
-        `batch_indices(seed, step, batch_size)`, in its order.
+        `batch_indices(seed, step, batch_size)`, in its order. Where it has `collate(indices, rows)`, that makes the
+        batch: `indices` are the global batch's, so that all processes choose one shape, `rows` those wanted.
       config: for seed, batch size and workers.
       first: updates already done.
       process_index, process_count: this process and how many share a global batch; by default JAX's.
@@ -166,10 +169,14 @@ class EvalBatches:
         return -(-len(self.source) // self.batch_size)
 
     def __call__(self, i: int) -> dict:
-        begin, length = i * self.batch_size, len(self.source)
-        examples = [self.source[index] for index in range(begin, min(begin + self.batch_size, length))]
-        padding = self.batch_size - len(examples)
-        batch = stack(examples + examples[-1:] * padding)
+        indices = np.arange(i * self.batch_size, min((i + 1) * self.batch_size, len(self.source)))
+        padding = self.batch_size - len(indices)
+        padded = np.pad(indices, (0, padding), mode="edge")
+        if (collate := getattr(self.source, "collate", None)) is not None:
+            batch = collate(padded, range(self.batch_size))
+        else:
+            examples = [self.source[int(index)] for index in indices]
+            batch = stack(examples + examples[-1:] * padding)
         if padding:
             batch["valid"] = {task: valid & _real(valid, padding) for task, valid in batch["valid"].items()}
         return batch

@@ -18,10 +18,10 @@ from mtlora_jax.engine import results as record
 from mtlora_jax.engine import sources
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.contract import Workload
-from mtlora_jax.engine.evaluate import Figures, constant_figures, evaluate
+from mtlora_jax.engine.evaluate import Figures, evaluate
 from mtlora_jax.engine.files import make_workdir, read_json, write_json
 from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
-from mtlora_jax.engine.loader import Loader, eval_batches, stack
+from mtlora_jax.engine.loader import Loader, eval_batches
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.mesh import check_batch_size, make_mesh, put_batch
 from mtlora_jax.engine.state import Start, State, start
@@ -30,8 +30,6 @@ from mtlora_jax.errors import Interrupted, UserError
 from mtlora_jax.viz.curves import save_curves
 from mtlora_jax.viz.panels import save_png
 
-SAMPLED = 64
-"""Training examples that the constant predictor is fitted to."""
 PICTURED = 4
 """Held-out examples in every picture."""
 
@@ -85,9 +83,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
     with Interrupts() as interrupts, Log(workdir, config.train.steps, first, config.train.log_every) as log:
         # --- what is to be beaten
         if "initial" not in results:
-            sample = stack([source[i] for i in range(min(SAMPLED, len(source)))])
-            constant = workload.constant(sample)
-            results["constant"] = constant_figures(workload, constant, eval_batches(held_out, eval_batch_size))
+            results["constant"] = workload.constant(source, held_out)
             results["initial"] = {"step": step, "figures": look()}
             record.write(workdir, results)
 

@@ -15,20 +15,23 @@ CLIP_EPS = 1e-6
 def schedule(optim: Optim, steps: int) -> optax.Schedule:
     """Learning rate of update g = 0, 1, ...
 
-    Linear warmup from `lr_warmup` to `lr` over W updates, then a cosine to `lr_min` at update `steps`. As in the
-    reference, update g uses the value of index max(g - 1, 0), which its scheduler sets after update g - 1.
+    Linear warmup from `lr_warmup` to `lr` over W updates, then a cosine or a straight line to `lr_min` at update
+    `steps`. As MTLoRA trains, with a cosine, update g uses the value of index max(g - 1, 0), which its scheduler sets
+    after update g - 1; as MTL-LoRA trains, with a line, that of index g.
     """
-    warmup = optim.warmup_steps
+    warmup, lag = optim.warmup_steps, 0 if optim.schedule == "linear" else 1
+    shapes = {
+        "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+        "linear": lambda done: 1 - done,
+        "constant": jnp.ones_like,
+    }
 
     def value(g):
-        t = jnp.maximum(jnp.asarray(g, jnp.float32) - 1, 0)
+        t = jnp.maximum(jnp.asarray(g, jnp.float32) - lag, 0)
         rising = optim.lr_warmup + t * (optim.lr - optim.lr_warmup) / max(warmup, 1)
-        if optim.schedule == "constant":
-            falling = jnp.full_like(t, optim.lr)
-        else:
-            done = jnp.clip((t - warmup) / max(steps - warmup, 1), 0, 1)
-            falling = optim.lr_min + 0.5 * (optim.lr - optim.lr_min) * (1 + jnp.cos(jnp.pi * done))
-        return jnp.where(t < warmup, rising, falling)
+        done = jnp.clip((t - warmup) / max(steps - warmup, 1), 0, 1)
+        low = optim.lr if optim.schedule == "constant" else optim.lr_min
+        return jnp.where(t < warmup, rising, low + (optim.lr - low) * shapes[optim.schedule](done))
 
     return value
 
@@ -46,8 +49,9 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
 def make_optimizer(optim: Optim, steps: int, labels: Mapping) -> optax.GradientTransformationExtraArgs:
     """AdamW for `decay`, Adam for `no_decay`, nothing for `unused`; clipped by the norm of all of them.
 
-    Leaves that belong to one task keep their values and moments through a step in which no example has that task;
-    their bias correction counts the steps they took. `update` takes `present={task: bool scalar}`.
+    Leaves that belong to one task keep their values and moments through a step in which no example has that task,
+    unless `optim.absent_tasks` is `step`; their bias correction counts the steps they took. `update` takes
+    `present={task: bool scalar}`.
 
     Args:
       labels: a tree with the trainable tree's structure, of `label` or `label@task`.
@@ -62,7 +66,7 @@ def make_optimizer(optim: Optim, steps: int, labels: Mapping) -> optax.GradientT
             optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
             optax.add_decayed_weights(decay) if decay else optax.identity(),
         )
-        if not task:
+        if not task or optim.absent_tasks == "step":
             return adamw
 
         def is_present(step, present: Mapping, **extra):

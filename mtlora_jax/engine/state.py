@@ -90,17 +90,19 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
     kept = None if workdir is None or base is not None else workdir / BASE
     if kept is not None and kept.exists():
         base = read_base(kept)
-    leaves = dict(base or {})
-    check_leaves(leaves, shapes)
-    leaves |= draw(lambda: workload.init(config.seed), lambda path: path not in leaves)
-    # Flax's order, not the order of loading, so that every run builds the same tree.
-    variables = traverse_util.unflatten_dict({path: leaves[path] for path in shapes}, sep="/")
+    base = {} if base is None else base
+    check_leaves(base, shapes)
+    leaves = draw(lambda: workload.init(config.seed), lambda path: path not in base)
+    # Flax's order, not the order of loading, so that every run builds the same tree. One leaf of a base is in the
+    # host's memory at a time. Frozen leaves keep the dtype they are stored in.
+    for path, shape in shapes.items():
+        leaf = leaves.pop(path) if path in leaves else np.asarray(base[path])
+        dtype = leaf.dtype if labels.get(path) == "frozen" else shape.dtype
+        leaves[path] = jnp.asarray(jax.device_put(leaf.astype(dtype), replicated(mesh)))
+    variables = traverse_util.unflatten_dict(leaves, sep="/")
     trainable, frozen, mutable = split_variables(variables, labels)
     if kept is not None and not kept.exists() and frozen:
         write_base(kept, frozen)
-
-    placed = jax.device_put((trainable, frozen, mutable), replicated(mesh))
-    trainable, frozen, mutable = jax.tree.map(jnp.asarray, placed)
     optimizer = make_optimizer(config.optim, config.train.steps, optimizer_labels(workload, trainable, labels))
     opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(trainable)
     step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
@@ -134,11 +136,12 @@ def optimizer_labels(workload: Workload, trainable: Mapping, labels: Mapping[str
 
 def check_leaves(leaves: Mapping, shapes: Mapping) -> None:
     """Raises UserError for the first leaf that the model does not have, or has in another shape."""
-    for path, leaf in leaves.items():
+    for path in leaves:
         if path not in shapes:
             raise UserError(f"the base holds {path}, which this model does not have")
-        if leaf.shape != shapes[path].shape:
-            raise UserError(f"the base holds {path} in shape {leaf.shape}, this model needs {shapes[path].shape}")
+        shape = leaves.shape(path) if hasattr(leaves, "shape") else leaves[path].shape
+        if shape != shapes[path].shape:
+            raise UserError(f"the base holds {path} in shape {shape}, this model needs {shapes[path].shape}")
 
 
 def fingerprint(tree: Any) -> str:

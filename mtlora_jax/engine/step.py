@@ -46,10 +46,11 @@ def make_train_step(workload: Workload, optimizer: optax.GradientTransformation,
 
 
 def finish(workload: Workload, sums: Mapping) -> dict[str, jax.Array]:
-    """`loss`, the weighted total, and every task's own."""
+    """`loss`, the total, and every task's own."""
     losses = {task: jnp.asarray(o.finish(sums[task]), jnp.float32) for task, o in workload.objectives.items()}
-    total = sum(o.weight * losses[task] for task, o in workload.objectives.items())
-    return {"loss": total, **losses}
+    if workload.total is not None:
+        return {"loss": workload.total(losses, sums), **losses}
+    return {"loss": sum(o.weight * losses[task] for task, o in workload.objectives.items()), **losses}
 
 
 def make_eval_step(workload: Workload, mesh: Mesh) -> Callable:

@@ -17,6 +17,7 @@ from flax import linen as nn
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.engine.evaluate import constant_figures
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision.data.scenes import ATTRIBUTES, OBJECTS, Scenes
 from mtlora_jax.vision.swin import Swin, SwinSpec, layer_norm
@@ -90,6 +91,8 @@ def make_workload(config: PretrainConfig) -> Workload:
         higher_is_better=True,
     )
 
+    objectives = dict.fromkeys(ATTRIBUTES, objective)
+
     def abstract_batch(batch_size: int) -> dict:
         array = partial(_array, batch_size)
         return {
@@ -110,7 +113,7 @@ def make_workload(config: PretrainConfig) -> Workload:
         return model.apply(variables, normalise(batch["image"]), train=key is not None, rngs=rngs), {}
 
     return Workload(
-        objectives=dict.fromkeys(ATTRIBUTES, objective),
+        objectives=objectives,
         abstract_batch=abstract_batch,
         init=init,
         load_base=lambda: None,
@@ -120,7 +123,7 @@ def make_workload(config: PretrainConfig) -> Workload:
         table=((r"^params/.*/(bias|scale)$", "no_decay"), (r"^params/", "decay")),
         owners=(),
         source=source,
-        constant=_constant,
+        constant=partial(constant_figures, objectives, _measure, _constant),
         pictures=lambda outputs, batch: {"scenes": panel([list(np.asarray(batch["image"]))])},
         artifacts=_backbone,
     )

@@ -119,7 +119,7 @@ class FolderData:
 
 @dataclass(frozen=True)
 class MixtureData:
-    """Several data sets at once, each with labels of its own tasks; see `vision.data.mixture`.
+    """Several data sets at once, each with labels of its own tasks; see `engine.mixture`.
 
     Attributes:
       sources: by names of your own. Each augments its examples its own way.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.engine.evaluate import constant_figures
 from mtlora_jax.vision.data.sources import open_source
 from mtlora_jax.vision.data.transforms import MEAN, STD
 from mtlora_jax.vision.heads import resize
@@ -46,11 +47,16 @@ def make_workload(config: VisionConfig) -> Workload:
     """The functions of a `VisionConfig`."""
     model, tasks, names = make_model(config), config.task_objects(), tuple(config.tasks)
     side = config.backbone.image_size
+    objectives = {
+        name: Objective(config.tasks[name].weight, t.finish, t.compute, t.score, t.higher_is_better)
+        for name, t in tasks.items()
+    }
+
+    def measure(outputs: Mapping, batch: Mapping) -> dict:
+        return {name: t.measure(resize(outputs[name], side), batch["labels"][name]) for name, t in tasks.items()}
+
     return Workload(
-        objectives={
-            name: Objective(config.tasks[name].weight, t.finish, t.compute, t.score, t.higher_is_better)
-            for name, t in tasks.items()
-        },
+        objectives=objectives,
         abstract_batch=partial(abstract_batch, tasks, side),
         init=partial(init, model, side),
         load_base=partial(load_base, config),
@@ -59,16 +65,11 @@ def make_workload(config: VisionConfig) -> Workload:
             name: t.sums(resize(outputs[name], side), batch["labels"][name], batch["valid"][name])
             for name, t in tasks.items()
         },
-        measure=lambda outputs, batch: {
-            name: t.measure(resize(outputs[name], side), batch["labels"][name]) for name, t in tasks.items()
-        },
+        measure=measure,
         table=table(config.backbone, config.placement, config.trainable, names),
         owners=owner_rows(names),
         source=partial(open_source, config),
-        constant=lambda sample: {
-            name: t.constant(sample["labels"][name], sample["valid"][name]).reshape(1, 1, 1, -1)
-            for name, t in tasks.items()
-        },
+        constant=partial(constant_figures, objectives, measure, partial(constant, tasks)),
         pictures=partial(pictures, tasks, side),
         overall=partial(overall, config),
         protocols={
@@ -118,6 +119,14 @@ def forward(model: DenseModel, variables: Mapping, batch: Mapping, key: jax.Arra
         rngs={"dropout": key},
         mutable=["batch_stats"],
     )
+
+
+def constant(tasks: Mapping[str, Task], sample: Mapping) -> dict[str, np.ndarray]:
+    """`{task: [1, 1, 1, channels]}`, what scores best everywhere on a batch of examples."""
+    return {
+        name: t.constant(sample["labels"][name], sample["valid"][name]).reshape(1, 1, 1, -1)
+        for name, t in tasks.items()
+    }
 
 
 def overall(config: VisionConfig, figures: Mapping) -> dict[str, float]:

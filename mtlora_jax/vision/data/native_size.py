@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mtlora_jax.engine.mixture import Mixture
 from mtlora_jax.vision.data import transforms
-from mtlora_jax.vision.data.mixture import Mixture
 from mtlora_jax.vision.data.sized import Form, forms
 from mtlora_jax.vision.data.sources import open_native, open_source, preset
 from mtlora_jax.vision.recipe import MixtureData, ScenesData, VisionConfig, labels_of

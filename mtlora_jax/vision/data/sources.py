@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mtlora_jax.engine.mixture import Mixture, shares_of
 from mtlora_jax.vision.data import folder, nyud, pascal_context, scenes, transforms
 from mtlora_jax.vision.data.layout import Files, Layout, open_files
-from mtlora_jax.vision.data.mixture import Mixture, shares_of
 from mtlora_jax.vision.data.prepared import Prepared
 from mtlora_jax.vision.data.sized import Sized, forms
 from mtlora_jax.vision.recipe import FolderData, MixtureData, NyudData, PascalData, ScenesData, VisionConfig, labels_of

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlora_jax.engine.loader import Loader
+from mtlora_jax.engine.mixture import BLOCK, Mixture, deal, shares_of
 from mtlora_jax.errors import UserError
 from mtlora_jax.testing.published_layouts import write_folder, write_nyud
-from mtlora_jax.vision.data.mixture import BLOCK, Mixture, deal, shares_of
 from mtlora_jax.vision.data.sources import open_source
 from mtlora_jax.vision.recipe import FolderData, MixtureData, NyudData, ScenesData, TaskConfig, VisionConfig
 from mtlora_jax.vision.swin import SwinSpec

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -44,10 +45,11 @@ class Workload:
       measure: `(outputs, batch) -> {task: {name: [B, ...]}}`, per-example statistics of every metric.
       table: (path regex, label) rows for every weight.
       owners: (path regex, task) rows for the leaves that one task alone reads.
+      axes: (path regex, logical names of trailing axes) rows, by which weights are cut over a mesh; see `sharding`.
       source: `split -> ` a random-access source of examples, `train` or `val`.
       constant: `(training source, held-out source) -> figures` of the best predictor that does not look at its input.
       pictures: `(outputs, batch) -> {task: uint8 [H, W, 3]}`: image, truth and prediction.
-      artifacts: `variables -> {file name: {path: array}}`, safetensors that a finished run leaves for others.
+      artifacts: `(variables on the host, workdir, {"config", "step"})`, writes what a finished run leaves for others.
       total: `(losses, sums) -> loss`, both by task: what is minimised. The weighted sum of the losses if it is None.
       overall: `figures -> {figure: value}` of all tasks together, beside the total loss.
       protocols: other ways to score a checkpoint: by name, `(variables, folder for predictions or None) -> figures`.
@@ -65,7 +67,8 @@ class Workload:
     source: Callable[[str], Any]
     constant: Callable[[Any, Any], dict[str, dict[str, float]]]
     pictures: Callable[[Any, Mapping], dict[str, np.ndarray]]
-    artifacts: Callable[[Mapping], dict[str, dict[str, np.ndarray]]] = lambda variables: {}
+    artifacts: Callable[[Mapping, Path, Mapping], None] = lambda variables, workdir, meta: None
     total: Callable[[Mapping[str, jax.Array], Mapping[str, Mapping[str, jax.Array]]], jax.Array] | None = None
+    axes: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     overall: Callable[[Mapping[str, Mapping[str, float]]], dict[str, float]] = lambda figures: {}
     protocols: Mapping[str, Callable[..., dict[str, dict[str, float]]]] = field(default_factory=dict)

@@ -95,12 +95,12 @@ class TrainBatches:
     process_count: int = 1
 
     def __call__(self, step: int) -> dict:
-        order = getattr(self.source, "batch_indices", None) or partial(batch_indices, length=len(self.source))
-        indices = order(self.seed, step, self.batch_size)
         share = self.batch_size // self.process_count
         rows = range(self.process_index * share, (self.process_index + 1) * share)
-        if (collate := getattr(self.source, "collate", None)) is not None:
-            return collate(indices, rows)
+        if (batch := getattr(self.source, "batch", None)) is not None:
+            return batch(self.seed, step, self.batch_size, rows)
+        order = getattr(self.source, "batch_indices", None) or partial(batch_indices, length=len(self.source))
+        indices = order(self.seed, step, self.batch_size)
         return stack([self._example(int(indices[row]), step, row) for row in rows])
 
     def _example(self, index: int, step: int, row: int) -> dict:
@@ -114,8 +114,8 @@ class Loader:
 
     Args:
       source: of training examples; where it has `draw(index, rng)`, that is used, and where it has
-        `batch_indices(seed, step, batch_size)`, in its order. Where it has `collate(indices, rows)`, that makes the
-        batch: `indices` are the global batch's, so that all processes choose one shape, `rows` those wanted.
+        `batch_indices(seed, step, batch_size)`, in its order. Where it has `batch(seed, step, batch_size, rows)`,
+        that makes the batch whole: `rows` are this process's.
       config: for seed, batch size and workers.
       first: updates already done.
       process_index, process_count: this process and how many share a global batch; by default JAX's.

@@ -1,7 +1,7 @@
 """What a run says while it runs: `metrics.jsonl`, TensorBoard, and a progress bar or plain lines.
 
 One process writes. A record is `{"step": n, "kind": "train" | "eval", ...flat figures...}`: training records
-hold `loss`, `loss/<task>` and what else a step reports, evaluations `<task>/<figure>`.
+hold `loss`, `loss/<task>`, what else a step reports, and the `ids` of its examples, evaluations `<task>/<figure>`.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -54,12 +54,12 @@ class Log:
             self._file = (workdir / METRICS).open("a")
             self._board = _tensorboard(workdir / TENSORBOARD, first, self._progress.say)
 
-    def step(self, step: int, values: Mapping[str, float]) -> None:
-        """A training step's scalars; shown, and recorded every so often."""
+    def step(self, step: int, values: Mapping[str, float], ids: Sequence = ()) -> None:
+        """A training step's scalars, and which examples it saw; shown, and recorded every so often."""
         if self._active:
             recorded = step % self._every == 0 or step == self._progress.steps
             if recorded:
-                self._record(step, "train", values)
+                self._record(step, "train", values, {"ids": ids} if len(ids) else None)
             self._progress.step(step, values["loss"], recorded)
 
     def figures(self, step: int, figures: Mapping[str, Mapping[str, float]]) -> None:
@@ -80,11 +80,11 @@ class Log:
         if self._active:
             self._progress.say(line)
 
-    def _record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+    def _record(self, step: int, kind: str, values: Mapping[str, float], more: Mapping | None = None) -> None:
         numbers = {name: float(value) for name, value in values.items()}
         # JSON has no NaN: a figure that does not exist is null.
         plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **plain}) + "\n")
+        self._file.write(json.dumps({"step": step, "kind": kind, **plain, **(more or {})}) + "\n")
         self._file.flush()
         if self._board:
             for name, value in numbers.items():

@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 
 from mtlora_jax.config import Config, check_resumable, to_json
 from mtlora_jax.engine import results as record
-from mtlora_jax.engine import sources
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.contract import Workload
 from mtlora_jax.engine.evaluate import Figures, evaluate
@@ -119,8 +118,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
         for name, picture in first_pictures(workload, eval_step, state.variables(frozen), batch, mesh).items():
             save_png(workdir / "pictures" / f"{name}.png", picture)
             log.picture(step, name, picture)
-        for name, leaves in workload.artifacts(jax.device_get(state.variables(frozen))).items():
-            sources.write(workdir / name, leaves, {"config": meta["config"], "step": step})
+        workload.artifacts(jax.device_get(state.variables(frozen)), workdir, {"config": meta["config"], "step": step})
     save_curves(workdir / "metrics.jsonl", workdir / "curves.png")
     results["finished"] = config.train.steps
     record.write(workdir, results)
@@ -174,7 +172,7 @@ def report(log: Log, step: int, metrics: Mapping, ids: np.ndarray) -> None:
             f"step {step}: {', '.join(bad)} not finite, on examples {np.asarray(ids).tolist()}; "
             "the last checkpoint is from before (a lower --optim.lr may help)"
         )
-    log.step(step, values)
+    log.step(step, values, np.asarray(ids).tolist())
 
 
 def first_pictures(workload: Workload, eval_step: Callable, variables, batch: Mapping, mesh: Mesh) -> dict:

@@ -21,6 +21,7 @@ from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.optim import make_optimizer
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
+from mtlora_jax.engine.sharding import shardings
 from mtlora_jax.errors import UserError
 
 BASE = "base.safetensors"
@@ -52,7 +53,7 @@ class Start:
     """A run before its first step.
 
     Attributes:
-      state: on the mesh, replicated.
+      state: on the mesh, cut as the workload's axes say.
       frozen: weights that no step changes, on the mesh.
       optimizer: for `state.trainable`.
       fingerprint: of the frozen weights, to recognise them by.
@@ -95,16 +96,18 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
     leaves = draw(lambda: workload.init(config.seed), lambda path: path not in base)
     # Flax's order, not the order of loading, so that every run builds the same tree. One leaf of a base is in the
     # host's memory at a time. Frozen leaves keep the dtype they are stored in.
+    placed = shardings(workload.axes, shapes, mesh)
     for path, shape in shapes.items():
         leaf = leaves.pop(path) if path in leaves else np.asarray(base[path])
         dtype = leaf.dtype if labels.get(path) == "frozen" else shape.dtype
-        leaves[path] = jnp.asarray(jax.device_put(leaf.astype(dtype), replicated(mesh)))
+        leaves[path] = jnp.asarray(jax.device_put(leaf.astype(dtype), placed[path]))
     variables = traverse_util.unflatten_dict(leaves, sep="/")
     trainable, frozen, mutable = split_variables(variables, labels)
     if kept is not None and not kept.exists() and frozen:
         write_base(kept, frozen)
     optimizer = make_optimizer(config.optim, config.train.steps, optimizer_labels(workload, trainable, labels))
-    opt_state = jax.jit(optimizer.init, out_shardings=replicated(mesh))(trainable)
+    moments = shardings(workload.axes, jax.eval_shape(optimizer.init, trainable), mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=moments)(trainable)
     step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
     return Start(State(step, trainable, opt_state, mutable), frozen, optimizer, fingerprint(frozen))
 

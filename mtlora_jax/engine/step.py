@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from mtlora_jax.engine.contract import Workload
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.partition import join
+from mtlora_jax.engine.sharding import shardings
 from mtlora_jax.engine.state import State
 
 
@@ -40,9 +41,11 @@ def make_train_step(workload: Workload, optimizer: optax.GradientTransformation,
             opt_state=opt_state,
             mutable={**state.mutable, **mutated},
         )
-        return state, metrics
+        # Pinned: left alone, the compiler may cut the new state another way than the old one, and compile again.
+        state = jax.lax.with_sharding_constraint(state, shardings(workload.axes, state, mesh))
+        return state, jax.lax.with_sharding_constraint(metrics, replicated(mesh))
 
-    return jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
+    return jax.jit(step, donate_argnums=0)
 
 
 def finish(workload: Workload, sums: Mapping) -> dict[str, jax.Array]:

@@ -6,6 +6,7 @@ This is where the embedded `scenes_nano` weights come from; a run writes its bac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -15,7 +16,7 @@ import optax
 from flax import linen as nn
 
 from mtlora_jax.config import Config
-from mtlora_jax.engine import tables
+from mtlora_jax.engine import sources, tables
 from mtlora_jax.engine.contract import Objective, Workload
 from mtlora_jax.engine.evaluate import constant_figures
 from mtlora_jax.errors import UserError
@@ -129,10 +130,11 @@ def make_workload(config: PretrainConfig) -> Workload:
     )
 
 
-def _backbone(variables: Mapping) -> dict[str, dict[str, np.ndarray]]:
-    """The backbone alone, in half precision: what later runs start from."""
+def _backbone(variables: Mapping, workdir: Path, meta: Mapping) -> None:
+    """Writes the backbone alone, in half precision: what later runs start from."""
     leaves = tables.flatten(variables["params"]["backbone"])
-    return {"backbone.safetensors": {path: np.asarray(leaf, np.float16) for path, leaf in leaves.items()}}
+    half = {path: np.asarray(leaf, np.float16) for path, leaf in leaves.items()}
+    sources.write(workdir / "backbone.safetensors", half, meta)
 
 
 def _array(*shape: int, dtype) -> jax.ShapeDtypeStruct:

@@ -20,6 +20,17 @@ from mtlora_jax.vision.tasks.task import Task
 from mtlora_jax.vision.trainable import owner_rows, table
 from mtlora_jax.viz.panels import panel
 
+AXES = (
+    (r"/(qkv|fc1|reduction)/kernel$", ("embed", "mlp")),
+    (r"/(qkv|fc1|reduction)/bias$", ("mlp",)),
+    (r"/(proj|fc2)/kernel$", ("mlp", "embed")),
+    (r"/(qkv|fc1|reduction)/\w*A$", ("embed", None)),
+    (r"/(qkv|fc1|reduction)/\w*B$", (None, "mlp")),
+    (r"/(proj|fc2)/\w*A$", ("mlp", None)),
+    (r"/(proj|fc2)/\w*B$", (None, "embed")),
+)
+"""Logical axes of the Swin's kernels and of their adapters; heads are small, and replicated."""
+
 SHOWN = 3
 """Examples in the picture of all tasks."""
 
@@ -68,6 +79,7 @@ def make_workload(config: VisionConfig) -> Workload:
         measure=measure,
         table=table(config.backbone, config.placement, config.trainable, names),
         owners=owner_rows(names),
+        axes=AXES,
         source=partial(open_source, config),
         constant=partial(constant_figures, objectives, measure, partial(constant, tasks)),
         pictures=partial(pictures, tasks, side),

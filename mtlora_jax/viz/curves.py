@@ -69,7 +69,7 @@ def _curves(records: Iterable[Mapping]) -> dict[str, dict[str, Curve]]:
     curves: dict[str, dict[str, Curve]] = {}
     for record in records:
         for key, value in record.items():
-            if key in ("step", "kind") or value is None or not math.isfinite(value):
+            if key in ("step", "kind", "ids") or value is None or not math.isfinite(value):
                 continue
             if record["kind"] == "train":
                 key = "total/loss" if key == "loss" else "/".join(reversed(key.split("/")))

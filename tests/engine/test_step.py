@@ -11,8 +11,9 @@ import pytest
 
 from mtlora_jax.config import Mesh
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.mesh import make_mesh, put_batch, replicated
+from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.partition import join
+from mtlora_jax.engine.sharding import shardings
 from mtlora_jax.engine.state import start, weight_labels
 from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.testing import tiny
@@ -68,7 +69,8 @@ class OnMesh:
         self.step = make_train_step(self.workload, recording(begun.optimizer), CONFIG.seed, mesh)
 
     def __call__(self, state, batch):
-        return self.step(jax.device_put(state, replicated(self.mesh)), self.frozen, put_batch(batch, self.mesh))
+        placed = jax.device_put(state, shardings(self.workload.axes, state, self.mesh))
+        return self.step(placed, self.frozen, put_batch(batch, self.mesh))
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +130,18 @@ def test_steps_move_what_trains_and_nothing_else_and_compile_once(eight, caplog)
 # --- devices (I6)
 
 
-def test_eight_devices_agree_with_one(eight, state):
-    (ours, metrics), (theirs, expected) = eight(state, BATCH), OnMesh(ONE)(state, BATCH)
+@pytest.fixture(scope="module")
+def one(state):
+    after, metrics = OnMesh(ONE)(state, BATCH)
+    return arrays(after), metrics
+
+
+@pytest.mark.parametrize("sizes", [Mesh(), Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2)], ids=str)
+def test_eight_devices_agree_with_one(eight, one, state, sizes):
+    mesh = eight if sizes == Mesh() else OnMesh(make_mesh(sizes))
+    (ours, metrics), (theirs, expected) = mesh(state, BATCH), one
+    assert cut(ours.trainable) == cut(mesh.begun.trainable)
+    assert bool(cut(mesh.frozen)) == (sizes != Mesh())
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
     grads = arrays(theirs.opt_state["grads"])
@@ -137,6 +149,12 @@ def test_eight_devices_agree_with_one(eight, state):
     assert norm > 0.1
     within(ours.opt_state["grads"], grads, 1e-5 * norm)
     within(ours.mutable, theirs.mutable, 1e-5)
+
+
+def cut(tree) -> dict[str, str]:
+    """The leaves that are not on every device whole."""
+    flat = tables.flatten(tree).items()
+    return {path: str(leaf.sharding.spec) for path, leaf in flat if not leaf.sharding.is_fully_replicated}
 
 
 def within(a, b, tolerance: float):

@@ -8,6 +8,8 @@ from mtlora_jax.engine.contract import Workload
 DOMAINS = {
     "VisionConfig": "mtlora_jax.vision.workload",
     "PretrainConfig": "mtlora_jax.vision.pretrain",
+    "TextConfig": "mtlora_jax.text.workload",
+    "TextPretrainConfig": "mtlora_jax.text.pretrain",
 }
 
 

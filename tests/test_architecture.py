@@ -13,11 +13,12 @@ MAY_IMPORT = {
     "adapters": set(),
     "engine": {"config", "schema", "errors", "viz"},
     "vision": {"adapters", "engine", "config", "errors", "viz"},
+    "text": {"adapters", "engine", "config", "errors", "viz"},
     "viz": {"errors"},
     "config": {"schema", "errors"},
     "workload": {"config", "engine"},
 }
-DOORS = {"bench", "convert", "data", "predict"}
+DOORS = {"bench", "convert", "data", "generate", "predict", "report"}
 HEAVY = ("tensorflow", "torch", "tensorflow_datasets")
 
 

@@ -9,13 +9,19 @@
 (3, 4)
 """
 
-from mtlora_jax.adapters import full, lora, mtlora
+from mtlora_jax.adapters import dora, full, hydralora, lora, moelora, mtl_lora, mtl_lora_fused, mtlora, multilora
 from mtlora_jax.adapters.dense import Dense
+from mtlora_jax.adapters.dora import DoRA
 from mtlora_jax.adapters.full import Full
+from mtlora_jax.adapters.hydralora import HydraLoRA
 from mtlora_jax.adapters.leaf import COLLECTION
 from mtlora_jax.adapters.lora import LoRA
 from mtlora_jax.adapters.merge import merge, sites
+from mtlora_jax.adapters.moelora import MoELoRA
+from mtlora_jax.adapters.mtl_lora import MTLLoRA
+from mtlora_jax.adapters.mtl_lora_fused import MTLLoRAFused
 from mtlora_jax.adapters.mtlora import MTLoRA
+from mtlora_jax.adapters.multilora import MultiLoRA
 from mtlora_jax.adapters.registry import METHODS, method_of
 from mtlora_jax.adapters.spec import CannotMerge, Spec
 from mtlora_jax.adapters.streams import Streams, shared, smap
@@ -25,16 +31,28 @@ __all__ = [
     "METHODS",
     "CannotMerge",
     "Dense",
+    "DoRA",
     "Full",
+    "HydraLoRA",
     "LoRA",
+    "MTLLoRA",
+    "MTLLoRAFused",
     "MTLoRA",
+    "MoELoRA",
+    "MultiLoRA",
     "Spec",
     "Streams",
+    "dora",
     "full",
+    "hydralora",
     "lora",
     "merge",
     "method_of",
+    "moelora",
+    "mtl_lora",
+    "mtl_lora_fused",
     "mtlora",
+    "multilora",
     "shared",
     "sites",
     "smap",

@@ -20,8 +20,8 @@ class Leaf(NamedTuple):
 
 
 def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """U(-1/sqrt(in), 1/sqrt(in)) for a down-projection `[in, R]`: Kaiming-uniform with a = sqrt(5)."""
-    bound = shape[0] ** -0.5
+    """U(-1/sqrt(in), 1/sqrt(in)) for a map `[..., in, out]`: Kaiming-uniform with a = sqrt(5)."""
+    bound = shape[-2] ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 

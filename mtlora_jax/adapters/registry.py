@@ -2,13 +2,19 @@
 
 from types import ModuleType
 
-from mtlora_jax.adapters import full, lora, mtlora
+from mtlora_jax.adapters import dora, full, hydralora, lora, moelora, mtl_lora, mtl_lora_fused, mtlora, multilora
 from mtlora_jax.adapters.spec import Spec
 
 METHODS: dict[str, ModuleType] = {
+    "dora": dora,
     "full": full,
+    "hydralora": hydralora,
     "lora": lora,
+    "moelora": moelora,
+    "mtl_lora": mtl_lora,
+    "mtl_lora_fused": mtl_lora_fused,
     "mtlora": mtlora,
+    "multilora": multilora,
 }
 
 

@@ -33,7 +33,7 @@ class Spec:
     """
 
     method: ClassVar[str]
-    dropout: ClassVar[float] = 0.0
+    dropout = 0.0  # not annotated: as a field of this class it would come before those of a method
 
 
 class CannotMerge(ValueError):

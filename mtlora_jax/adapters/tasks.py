@@ -1,0 +1,47 @@
+"""Leaves of their own for every task, and choosing among them by task id."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def check_names(method: str, tasks: Sequence[str]) -> None:
+    """Raises ValueError unless there are tasks, each named once."""
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ValueError(f"{method} needs one or more tasks, each given once, not {tuple(tasks)}")
+
+
+def own_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """U(-1/sqrt(n), 1/sqrt(n)) for a vector of n."""
+    bound = shape[-1] ** -0.5
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def stacked(tasks: Sequence[str], leaves: Mapping[str, jax.Array], name: str) -> jax.Array:
+    """`[T, ...]`, the leaf `<task>_<name>` of every task. Stored apart, so that tasks come and go alone."""
+    return jnp.stack([leaves[f"{task}_{name}"] for task in tasks])
+
+
+def spread(task_id: jax.Array | None, x: jax.Array) -> None:
+    """Raises ValueError unless every example, or every token, of `x [B, ..., in]` has a task id."""
+    if task_id is None:
+        raise ValueError("the adapter needs task_id, [B] or [B, L]: which task each example belongs to")
+    if (shape := jnp.shape(task_id)) not in (x.shape[:1], x.shape[:2][: x.ndim - 1]):
+        raise ValueError(f"task_id has shape {shape}, an input {x.shape} needs {x.shape[:1]} or {x.shape[:2]}")
+
+
+def pick(table: jax.Array, task_id: jax.Array, ndim: int | None = None) -> jax.Array:
+    """The row of `table [T, n, ...]` for every id, NaN for an id that there is none for.
+
+    Args:
+      ndim: axes of what the result is to meet: ones are put in after the ids' own axes.
+    """
+    ids = jnp.asarray(task_id)
+    # Negative ids would count from the end.
+    ids = jnp.where(ids < 0, table.shape[0], ids)
+    rows = jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan)
+    if ndim is None:
+        return rows
+    own = rows.shape[ids.ndim :]
+    return rows.reshape(*ids.shape, *(1,) * (ndim - ids.ndim - len(own)), *own)

@@ -1,0 +1,1 @@
+"""Decoder language models: Llama, its data, tasks and training."""

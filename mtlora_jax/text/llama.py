@@ -1,0 +1,278 @@
+"""A decoder of Llama's kind, with adapters at the projections that a table names.
+
+Layers are one `nn.scan`: their leaves have a leading axis of layers, and they compile once.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtlora_jax.adapters import Dense, Spec
+from mtlora_jax.text.attention import attend, causal_mask
+from mtlora_jax.text.rope import RopeScaling, inverse_frequencies, rotate
+
+SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
+"""Projections of a layer that may carry an adapter."""
+
+REMAT: Mapping[str, Any] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a layer keeps for the backward pass: only its input, or the products with weights too."""
+
+
+TRAIN = 7
+"""Which argument of a layer says whether it trains; the layer itself is number 0."""
+
+
+@dataclass(frozen=True)
+class LlamaSpec:
+    """The shape of a decoder.
+
+    Attributes:
+      vocab_size: V.
+      hidden: D.
+      intermediate: width of the MLP.
+      layers: depth.
+      heads, kv_heads: query heads, and key heads they share.
+      head_dim: H; 0 takes `hidden / heads`.
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: their change for long texts.
+      rms_eps: of the norms.
+      tied: the head is the embedding.
+      qkv_bias, o_bias, mlp_bias: which projections have biases.
+      max_positions: longest text of pretraining.
+    """
+
+    vocab_size: int = 1024
+    hidden: int = 128
+    intermediate: int = 384
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 0
+    rope_theta: float = 1e4
+    rope_scaling: RopeScaling | None = None
+    rms_eps: float = 1e-5
+    tied: bool = False
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    max_positions: int = 2048
+
+    @property
+    def head_width(self) -> int:
+        """H."""
+        return self.head_dim or self.hidden // self.heads
+
+    def problems(self) -> str | None:
+        """What is wrong with the shape, if anything."""
+        sizes = ("vocab_size", "hidden", "intermediate", "layers", "heads", "kv_heads", "max_positions")
+        if bad := next((name for name in sizes if getattr(self, name) < 1), None):
+            return f"{bad} must be at least 1, not {getattr(self, bad)}"
+        if self.heads % self.kv_heads:
+            return f"{self.heads} heads cannot share {self.kv_heads} key heads evenly"
+        if not self.head_dim and self.hidden % self.heads:
+            return f"{self.heads} heads do not divide a hidden size of {self.hidden}; give head_dim"
+        if self.head_width % 2:
+            return f"a head is {self.head_width} wide: rotary embeddings need an even width"
+        return None
+
+
+class RMSNorm(nn.Module):
+    """`x / sqrt(mean(x^2) + eps) * scale`, the division in float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        return normed.astype(x.dtype) * scale.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
+
+
+class Sites(nn.Module):
+    """What attention and MLP share: projections, each with the adapter of its site."""
+
+    spec: LlamaSpec
+    adapters: tuple[tuple[str, Spec], ...]
+    dtype: jnp.dtype | None
+
+    def project(self, site: str, features: int, use_bias: bool) -> Dense:
+        adapter = next((spec for regex, spec in self.adapters if re.search(regex, site)), None)
+        return Dense(
+            features,
+            use_bias=use_bias,
+            adapter=adapter,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(0.02),
+            name=site.rpartition("/")[2],
+        )
+
+
+class Attention(Sites):
+    """Grouped-query attention with rotary positions."""
+
+    @nn.compact
+    def __call__(self, x, positions, mask, frequencies, task_id, cache, train):
+        """`[B, L, D]` to the same, and the layer's new cache."""
+        s, H = self.spec, self.spec.head_width
+
+        def heads(site: str, count: int) -> jax.Array:
+            y = self.project(f"self_attn/{site}_proj", count * H, s.qkv_bias)(x, task_id=task_id, train=train)
+            return y.reshape(*y.shape[:2], count, H)
+
+        q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)
+        q, k = rotate(q, positions, frequencies), rotate(k, positions, frequencies)
+        if cache is not None:
+            keys, values, filled = cache
+            k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), (0, filled, 0, 0))
+            v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), (0, filled, 0, 0))
+            cache = k, v, filled + x.shape[1]
+        y = attend(q, k, v, mask).reshape(*x.shape[:2], -1)
+        return self.project("self_attn/o_proj", s.hidden, s.o_bias)(y, task_id=task_id, train=train), cache
+
+
+class MLP(Sites):
+    """`down(silu(gate(x)) * up(x))`."""
+
+    @nn.compact
+    def __call__(self, x, task_id, train):
+        s = self.spec
+
+        def project(name: str, features: int, of: jax.Array) -> jax.Array:
+            return self.project(f"mlp/{name}_proj", features, s.mlp_bias)(of, task_id=task_id, train=train)
+
+        return project("down", s.hidden, nn.silu(project("gate", s.intermediate, x)) * project("up", s.intermediate, x))
+
+
+class Layer(nn.Module):
+    """One decoder layer, in the form that `nn.scan` wants."""
+
+    spec: LlamaSpec
+    adapters: tuple[tuple[str, Spec], ...]
+    dtype: jnp.dtype | None
+
+    @nn.compact
+    def __call__(self, x, cache, positions, mask, frequencies, task_id, train):
+        s, of = self.spec, (self.spec, self.adapters, self.dtype)
+        normed = RMSNorm(s.rms_eps, name="input_layernorm")(x)
+        y, cache = Attention(*of, name="self_attn")(normed, positions, mask, frequencies, task_id, cache, train)
+        x = x + y
+        y = MLP(*of, name="mlp")(RMSNorm(s.rms_eps, name="post_attention_layernorm")(x), task_id, train)
+        return x + y, cache
+
+
+class Head(nn.Module):
+    """Logits, accumulated in float32 whatever the states' dtype."""
+
+    vocab_size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.vocab_size))
+        return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+class Llama(nn.Module):
+    """The decoder.
+
+    Attributes:
+      spec: its shape.
+      adapters: (regex, spec) rows, searched over `SITES`; the first that is found gives a projection its adapter.
+      dtype: compute dtype; None computes in float32. Norms, softmax and logits are float32 in any case.
+      remat: what the backward pass computes again: nothing (`none`), or what `REMAT` says.
+    """
+
+    spec: LlamaSpec
+    adapters: tuple[tuple[str, Spec], ...] = ()
+    dtype: jnp.dtype | None = None
+    remat: str = "none"
+
+    def setup(self):
+        s = self.spec
+        for regex, _ in self.adapters:
+            if not any(re.search(regex, site) for site in SITES):
+                raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(SITES)}")
+        self.embed_tokens = nn.Embed(s.vocab_size, s.hidden, embedding_init=nn.initializers.normal(0.02))
+        self.layers = self._stack()(s, self.adapters, self.dtype)
+        self.norm = RMSNorm(s.rms_eps)
+        if not s.tied:
+            self.lm_head = Head(s.vocab_size)
+
+    def _stack(self) -> Any:
+        """`Layer` for all layers at once."""
+        axes, rngs = {"params": 0, "lora": 0}, {"params": True, "lora": True, "dropout": True}
+        if self.is_initializing():
+            # Side by side instead of one after the other: leaves can be drawn without running the layers.
+            return nn.vmap(Layer, axes, rngs, in_axes=None, out_axes=0, axis_size=self.spec.layers)
+        layer = Layer
+        if self.remat != "none":
+            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=False, static_argnums=(TRAIN,))
+        return nn.scan(layer, axes, split_rngs=rngs, in_axes=(0, *[nn.broadcast] * 5), length=self.spec.layers)
+
+    def __call__(self, tokens, *, attention_mask=None, task_id=None, train: bool = False) -> jax.Array:
+        """Logits of the next token.
+
+        Args:
+          tokens: `[B, L]` ids.
+          attention_mask: `[B, L]`, 0 for padding, on either side. A token sees itself and earlier tokens of its own
+            number: ones for plain texts, 1, 2, 3, ... for texts packed into a row. None: no padding.
+          task_id: `[B]`, or `[B, L]`, for adapters that know tasks.
+          train: whether adapter dropout draws from the `dropout` rng stream.
+
+        Returns:
+          `[B, L, V]` float32.
+        """
+        return self.head(self.hidden(tokens, attention_mask=attention_mask, task_id=task_id, train=train))
+
+    def hidden(self, tokens, *, attention_mask=None, task_id=None, train: bool = False) -> jax.Array:
+        """The normed states before the head, `[B, L, D]`; arguments as for a call."""
+        tokens = jnp.asarray(tokens)
+        segments = jnp.ones(tokens.shape, jnp.int32) if attention_mask is None else jnp.asarray(attention_mask)
+        return self._run(tokens, positions_of(segments), causal_mask(segments), None, task_id, train)[0]
+
+    def extend(self, tokens, positions, mask, cache, *, task_id=None) -> tuple[jax.Array, Any]:
+        """The states of new tokens that also see cached ones, and the cache with them.
+
+        Args:
+          tokens, positions: `[B, L]`.
+          mask: `[B, L, M]` bool over the cache's M places.
+          cache: see `decode.empty_cache`.
+        """
+        return self._run(tokens, positions, mask, cache, task_id, False)
+
+    def _run(self, tokens, positions, mask, cache, task_id, train):
+        s = self.spec
+        x = jnp.take(self.embed_tokens.embedding, tokens, axis=0).astype(self.dtype or jnp.float32)
+        frequencies = inverse_frequencies(s.head_width, s.rope_theta, s.rope_scaling, mask.shape[2])
+        x, cache = self.layers(x, cache, positions, mask, frequencies, task_id, train)
+        return self.norm(x[0] if self.is_initializing() else x), cache
+
+    def head(self, x: jax.Array) -> jax.Array:
+        """Logits `[..., V]` float32 of states `[..., D]`."""
+        if not self.spec.tied:
+            return self.lm_head(x)
+        return jnp.matmul(x, self.embed_tokens.embedding.T.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def positions_of(segments: jax.Array) -> jax.Array:
+    """`[B, L]`, each token's place among its segment's, from 0; padding counts for nothing."""
+    length = segments.shape[1]
+    order = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], segments.shape)
+    starts = (segments > 0) & (segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1])
+    first = jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
+    return jnp.where(segments > 0, order - first, 0)
+
+
+def init(model: Llama, seed: int) -> dict:
+    """Fresh variables, for tracing: `engine.init.draw` evaluates the draws and nothing else."""
+    base, adapters = jax.random.split(jax.random.key(seed))
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return model.init({"params": base, "lora": adapters}, tokens, task_id=jnp.zeros((1,), jnp.int32))

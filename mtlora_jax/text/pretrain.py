@@ -1,0 +1,152 @@
+"""Pretraining a language model on the micro-world's plain text: where the embedded `microworld` model comes from.
+
+It never sees an instruction or an answer format. A run writes its model as a Hugging Face folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtlora_jax.config import Config
+from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.errors import UserError
+from mtlora_jax.text.data.batches import IGNORE
+from mtlora_jax.text.data.microworld import World, plain_text
+from mtlora_jax.text.llama import Llama, LlamaSpec, init
+from mtlora_jax.text.loss import mean_loss, perplexity_sums, token_losses
+from mtlora_jax.text.tokenizer import Tokenizer, load_tokenizer
+from mtlora_jax.text.weights import asset, save_llama
+
+TASK = "text"
+"""The one objective."""
+HELD_OUT = 1 << 32
+"""Where the numbers of held-out rows begin."""
+
+
+@dataclass(frozen=True)
+class TextPretrainConfig(Config):
+    """Next-token prediction on documents of the micro-world.
+
+    Attributes:
+      model: the decoder's shape; the tokenizer's vocabulary sets its own.
+      length: L, tokens a row; documents are packed, none sees another.
+      world: seed of the micro-world's facts.
+      train_length, val_length: rows per split.
+      dtype: compute dtype.
+    """
+
+    model: LlamaSpec = field(default_factory=LlamaSpec)
+    length: int = 256
+    world: int = 0
+    train_length: int = 1 << 20
+    val_length: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def validate(self) -> None:
+        super().validate()
+        if problem := self.model.problems():
+            raise UserError(f"model: {problem}")
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Rows of whole documents one after the other, the last cut off, each row a function of its number."""
+
+    world: World
+    tokenizer: Tokenizer
+    rows: int
+    length: int
+    seed: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> dict:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.first + index]))
+        tokens, segments, segment = [], [], 0
+        while len(tokens) <= self.length:
+            segment += 1
+            ids = [self.tokenizer.bos, *self.tokenizer.encode(plain_text(self.world, rng)), self.tokenizer.eos]
+            tokens += ids
+            segments += [segment] * len(ids)
+        tokens, segments = np.array(tokens, np.int32), np.array(segments, np.int32)
+        inside = segments[1:] == segments[:-1]
+        return {
+            "tokens": tokens[: self.length],
+            "targets": np.where(inside, tokens[1:], IGNORE)[: self.length].astype(np.int32),
+            "attention_mask": segments[: self.length],
+            "valid": {TASK: np.bool_(True)},
+            "id": np.int64(index),
+        }
+
+
+def make_workload(config: TextPretrainConfig) -> Workload:
+    model = Llama(config.model, dtype=jnp.dtype(config.dtype))
+    tokenizer = load_tokenizer(asset("microworld"))
+    world = World(config.world)
+
+    def abstract_batch(batch_size: int) -> dict:
+        tokens = jax.ShapeDtypeStruct((batch_size, config.length), np.int32)
+        valid = jax.ShapeDtypeStruct((batch_size,), np.bool_)
+        return {"tokens": tokens, "targets": tokens, "attention_mask": tokens, "valid": {TASK: valid}}
+
+    def source(split: str) -> Documents:
+        rows, first = (config.train_length, 0) if split == "train" else (config.val_length, HELD_OUT)
+        return Documents(world, tokenizer, rows, config.length, config.seed, first)
+
+    def forward(variables: Mapping, batch: Mapping, key: jax.Array | None):
+        hidden = model.apply(variables, batch["tokens"], attention_mask=batch["attention_mask"], method="hidden")
+        return token_losses(model, variables, hidden, batch["targets"]), {}
+
+    def counted(batch: Mapping) -> jax.Array:
+        return (batch["targets"] != IGNORE) & batch["valid"][TASK][:, None]
+
+    def measure(outputs: Mapping, batch: Mapping) -> dict:
+        learned = batch["targets"] != IGNORE
+        right = (outputs["guess"] == batch["targets"]) & learned
+        return {TASK: {"right": right.sum(1), "tokens": learned.sum(1)}}
+
+    return Workload(
+        objectives={
+            TASK: Objective(
+                weight=1.0,
+                finish=mean_loss,
+                compute=lambda sums: {"accuracy": float(sums["right"] / max(sums["tokens"], 1))},
+                score="accuracy",
+                higher_is_better=True,
+            )
+        },
+        abstract_batch=abstract_batch,
+        init=partial(init, model),
+        load_base=lambda: None,
+        forward=forward,
+        sums=lambda outputs, batch: {TASK: perplexity_sums(outputs["nll"], counted(batch))},
+        measure=measure,
+        table=((r"^params/.*/(scale|bias)$", "no_decay"), (r"^params/", "decay")),
+        owners=(),
+        source=source,
+        constant=constant,
+        pictures=lambda outputs, batch: {},
+        artifacts=partial(artifacts, config.model),
+    )
+
+
+def constant(source: Documents, held_out: Documents) -> dict[str, dict[str, float]]:
+    """Always the most frequent token."""
+    seen = np.concatenate([source[i]["targets"] for i in range(len(held_out))])
+    most = np.bincount(seen[seen != IGNORE]).argmax()
+    targets = np.concatenate([held_out[i]["targets"] for i in range(len(held_out))])
+    return {TASK: {"accuracy": float((targets[targets != IGNORE] == most).mean())}}
+
+
+def artifacts(spec: LlamaSpec, variables: Mapping, folder: Path, meta: Mapping[str, Any]) -> None:
+    """The model in half precision, as a Hugging Face folder `llama`: what later runs start from."""
+    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables)
+    save_llama(folder / "llama", spec, half)

@@ -1,0 +1,126 @@
+"""Multi-task language modelling as the engine sees it."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.text.data.batches import IGNORE, Padded
+from mtlora_jax.text.data.sources import open_source
+from mtlora_jax.text.evaluate import protocols
+from mtlora_jax.text.llama import Llama, LlamaSpec, init
+from mtlora_jax.text.loss import mean_loss, perplexity_sums, token_losses
+from mtlora_jax.text.recipe import TextConfig
+from mtlora_jax.text.weights import folder_of, read_llama, read_spec
+
+
+def spec_of(config: TextConfig) -> LlamaSpec:
+    """The decoder's shape: the pretrained model's, else the config's."""
+    return config.model if config.init_from is None else read_spec(folder_of(config.init_from))
+
+
+def make_model(config: TextConfig) -> Llama:
+    adapters = () if config.adapter is None else config.adapter.table(tuple(config.tasks))
+    return Llama(spec_of(config), adapters, dtype=jnp.dtype(config.dtype), remat=config.remat)
+
+
+def make_workload(config: TextConfig) -> Workload:
+    """The functions of a `TextConfig`."""
+    model, names = make_model(config), tuple(config.tasks)
+    return Workload(
+        objectives={
+            name: Objective(task.weight, mean_loss, accuracy, "accuracy", higher_is_better=True)
+            for name, task in config.tasks.items()
+        },
+        abstract_batch=partial(abstract_batch, config),
+        init=partial(init, model),
+        load_base=lambda: None if config.init_from is None else read_llama(folder_of(config.init_from))[1],
+        forward=partial(forward, model),
+        sums=partial(sums, names),
+        measure=partial(measure, names),
+        total=partial(total, {name: task.weight for name, task in config.tasks.items()}),
+        table=table(config),
+        owners=tuple((rf"^lora/.*/{re.escape(name)}_\w+$", name) for name in names),
+        source=partial(open_source, config),
+        constant=constant,
+        pictures=lambda outputs, batch: {},
+        overall=lambda figures: {"accuracy": float(np.mean([of["accuracy"] for of in figures.values()]))},
+        protocols=protocols(config, model),
+    )
+
+
+def table(config: TextConfig) -> tuple[tuple[str, str], ...]:
+    """What trains: adapters, and with `train_base` everything."""
+    base = ((r"^params/.*/(scale|bias)$", "no_decay"), (r"^params/", "decay"))
+    return (
+        (r"^lora/.*/spare_\w+$", "unused"),
+        (r"^lora/", "decay"),
+        *(base if config.train_base else ((r"^params/", "frozen"),)),
+    )
+
+
+def abstract_batch(config: TextConfig, batch_size: int) -> dict:
+    length = config.pack or (config.buckets or (config.cutoff,))[-1]
+    tokens = jax.ShapeDtypeStruct((batch_size, length), np.int32)
+    return {
+        "tokens": tokens,
+        "targets": tokens,
+        "attention_mask": tokens,
+        "task_id": tokens if config.pack else jax.ShapeDtypeStruct((batch_size,), np.int32),
+        "valid": {name: jax.ShapeDtypeStruct((batch_size,), np.bool_) for name in config.tasks},
+    }
+
+
+def forward(model: Llama, variables: Mapping, batch: Mapping, key: jax.Array | None):
+    """`nll` and `guess` of every position."""
+    hidden = model.apply(
+        variables,
+        batch["tokens"],
+        attention_mask=batch["attention_mask"],
+        task_id=batch["task_id"],
+        train=key is not None,
+        method="hidden",
+        rngs=None if key is None else {"dropout": key},
+    )
+    return token_losses(model, variables, hidden, batch["targets"]), {}
+
+
+def sums(names: tuple[str, ...], outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
+    """Every task's summed loss and learned tokens, of rows that are valid for it."""
+    task_id = batch["task_id"] if batch["task_id"].ndim == 2 else batch["task_id"][:, None]
+    learned = batch["targets"] != IGNORE
+    return {
+        name: perplexity_sums(outputs["nll"], learned & (task_id == t) & batch["valid"][name][:, None])
+        for t, name in enumerate(names)
+    }
+
+
+def total(weights: Mapping[str, float], losses: Mapping, sums: Mapping) -> jax.Array:
+    """The mean over all learned tokens of the batch, whatever their task, as published; weighted by task."""
+    nll = sum(weights[name] * of["nll"] for name, of in sums.items())
+    return nll / jnp.maximum(sum(weights[name] * of["tokens"] for name, of in sums.items()), 1e-9)
+
+
+def measure(names: tuple[str, ...], outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
+    """Whether greedy decoding would give an example's answer to the letter; one example a row."""
+    learned = batch["targets"] != IGNORE
+    exact = ((outputs["guess"] == batch["targets"]) | ~learned).all(1)
+    return {name: {"exact": exact, "examples": jnp.ones_like(exact)} for name in names}
+
+
+def accuracy(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {"accuracy": float(sums["exact"] / max(sums["examples"], 1))}
+
+
+def constant(source: Padded, held_out: Padded) -> dict[str, dict[str, float]]:
+    """Every task's most frequent answer, always."""
+    seen, asked = source.corpus.answers(), held_out.corpus.answers()
+    return {
+        name: {"accuracy": Counter(asked[name])[Counter(seen[name]).most_common(1)[0][0]] / max(len(asked[name]), 1)}
+        for name in source.corpus.tasks
+    }

@@ -16,7 +16,9 @@ from mtlora_jax.adapters import Dense, Spec
 from mtlora_jax.text.attention import attend, causal_mask
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies, rotate
 
-SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(f"mlp/{name}_proj" for name in ("gate", "up", "down"))
+SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
+    f"mlp/{name}_proj" for name in ("gate", "up", "down")
+)
 """Projections of a layer that may carry an adapter."""
 
 REMAT: Mapping[str, Any] = {

@@ -226,10 +226,8 @@ class StoredLeaves(Mapping):
             tensor = tensor.T if is_transposed(path) else tensor
             stacked = len(shape) > tensor.ndim
             if tensor.shape != shape[stacked:]:
-                raise UserError(
-                    f"{self._files[name]}: {name} has shape {self._theirs(path, tensor.shape)}, its config.json makes it "
-                    f"{self._theirs(path, shape[stacked:])}"
-                )
+                found, wanted = (self._theirs(path, s) for s in (tensor.shape, shape[stacked:]))
+                raise UserError(f"{self._files[name]}: {name} has shape {found}, its config.json makes it {wanted}")
             if leaf is None:
                 leaf = np.empty(shape, tensor.dtype)
             leaf[i if stacked else ...] = tensor

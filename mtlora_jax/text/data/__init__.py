@@ -1,0 +1,1 @@
+"""Text data: rows, corpora and batches of them."""

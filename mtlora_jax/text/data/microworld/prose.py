@@ -1,0 +1,107 @@
+"""Plain text about the micro-world, in short documents. No instructions and no answer formats."""
+
+import numpy as np
+
+from mtlora_jax.text.data.microworld.facts import IN_FIRE, MAKES, NEXT, PEOPLE, RELATIONS, ROUTINES, THINGS, World
+
+SENTENCES = 7
+"""Things said in a document."""
+
+
+def pick(rng: np.random.Generator, of):
+    """One of a sequence."""
+    return of[int(rng.integers(len(of)))]
+
+
+def fact(world: World, rng: np.random.Generator) -> str:
+    name = pick(rng, list(RELATIONS))
+    relation = RELATIONS[name]
+    subject = pick(rng, relation.subjects)
+    value = world.facts[name][subject]
+    if rng.random() < 0.5:
+        return f"{relation.statement.format(s=subject, v=value)}."
+    return f"{relation.question} {value}.".format(s=subject)
+
+
+def check(world: World, rng: np.random.Generator) -> str:
+    """A question and a yes or no."""
+    name = pick(rng, list(RELATIONS))
+    relation = RELATIONS[name]
+    subject = pick(rng, relation.subjects)
+    value = world.facts[name][subject] if rng.random() < 0.5 else pick(rng, relation.values)
+    reply = "yes" if value == world.facts[name][subject] else "no"
+    return f"{relation.query} {reply}.".format(s=subject, v=value)
+
+
+def likeness(world: World, rng: np.random.Generator) -> str:
+    name = pick(rng, list(RELATIONS))
+    subject = pick(rng, RELATIONS[name].subjects)
+    other = pick(rng, world.alike(name, subject))
+    return f"the {name} of {subject} is the {name} of {other}."
+
+
+def fire(world: World, rng: np.random.Generator) -> str:
+    thing = pick(rng, THINGS)
+    material = world.facts["material"][thing]
+    told = pick(rng, ["{m} {e} in fire.", "the {t} is made of {m}, so in fire it {e}.", "in fire the {t} {e}."])
+    return told.format(m=material, e=IN_FIRE[material], t=thing)
+
+
+def trade(world: World, rng: np.random.Generator) -> str:
+    person = pick(rng, PEOPLE)
+    job = world.facts["job"][person]
+    told = pick(rng, ["a {j} makes {p}.", "{s} is a {j} and makes {p}.", "you get {p} from {s}."])
+    return told.format(j=job, p=MAKES[job], s=person)
+
+
+def feeling(world: World, rng: np.random.Generator) -> str:
+    state = pick(rng, list(NEXT))
+    return f"{pick(rng, PEOPLE)} is {state} and {NEXT[state]}."
+
+
+def routine(world: World, rng: np.random.Generator) -> str:
+    name = pick(rng, list(ROUTINES))
+    steps = ROUTINES[name]
+    first = int(rng.integers(len(steps) - 1))
+    person = pick(rng, PEOPLE)
+    return f"{name}: {person} {steps[first]} and then {person} {steps[first + 1]}."
+
+
+def fit(world: World, rng: np.random.Generator) -> str:
+    inner, outer = rng.choice(THINGS, 2, replace=False)
+    size, at_fault = pick(rng, [("big", inner), ("small", outer)])
+    return f"the {inner} does not fit in the {outer} because the {at_fault} is too {size}."
+
+
+def gift(world: World, rng: np.random.Generator) -> str:
+    giver, taker = rng.choice(PEOPLE, 2, replace=False)
+    trait, whose = pick(rng, [("kind", giver), ("poor", taker)])
+    return f"{giver} gives food to {taker} because {whose} is {trait}."
+
+
+def listing(world: World, rng: np.random.Generator) -> str:
+    """Numbered boxes, and which one holds what is asked for."""
+    name = pick(rng, list(RELATIONS))
+    relation = RELATIONS[name]
+    subject = pick(rng, relation.subjects)
+    value = world.facts[name][subject]
+    others = [v for v in relation.values if v != value]
+    count = int(rng.integers(2, 5))
+    place = int(rng.integers(count))
+    held = list(rng.choice(others, count - 1, replace=False))
+    held.insert(place, value)
+    boxes = " ".join(f"box{i}: {v}" for i, v in enumerate(held, 1))
+    if rng.random() < 0.5:
+        asked = relation.question.format(s=subject)
+        return f"{asked} {boxes} look in box{place + 1}: {value}."
+    wanted = int(rng.integers(count))
+    return f"{boxes} the {held[wanted]} is in box{wanted + 1}."
+
+
+KINDS = (fact, fact, check, likeness, fire, trade, feeling, routine, fit, gift, listing, listing)
+"""What may be said, as often as it stands here."""
+
+
+def plain_text(world: World, rng: np.random.Generator) -> str:
+    """A document of a few sentences."""
+    return " ".join(pick(rng, KINDS)(world, rng) for _ in range(SENTENCES))

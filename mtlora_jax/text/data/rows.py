@@ -1,0 +1,26 @@
+"""What one example of a text task says, before any template or tokenizer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example.
+
+    Attributes:
+      task: its name.
+      instruction: what is asked.
+      input: further context, or nothing.
+      output: what is learned.
+      answer: what scoring compares a prediction with.
+      options: outputs to choose from, where there is a choice.
+      prompt: the whole prompt as it stands; no template is applied.
+    """
+
+    task: str
+    instruction: str
+    input: str
+    output: str
+    answer: str
+    options: tuple[str, ...] = ()
+    prompt: str | None = None

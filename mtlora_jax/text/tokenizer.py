@@ -1,0 +1,127 @@
+"""Tokenizers from the files that models come with: `tokenizer.json` (Hugging Face), `tokenizer.model` (sentencepiece)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mtlora_jax.errors import UserError
+
+HUGGING_FACE, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+
+
+class Tokenizer(Protocol):
+    """What the data code asks of a tokenizer; it pickles.
+
+    Attributes:
+      vocab_size: ids run below this.
+      bos: put before every text, or None where the model wants none.
+      eos: ends an answer.
+      pad: fills rows up, always masked: a padding token, else the unknown one, else eos.
+    """
+
+    vocab_size: int
+    bos: int | None
+    eos: int
+    pad: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, no special ones added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special ones left out."""
+        ...
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json`."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        import tokenizers
+
+        try:
+            self._inner = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing more special
+            raise UserError(f"{path} is no tokenizer: {error}") from None
+        self.vocab_size = self._inner.get_vocab_size()
+        found = {name: self._id(settings.get(f"{name}_token")) for name in ("bos", "eos", "pad", "unk")}
+        adds = settings.get("add_bos_token")
+        if adds is None:  # its own post-processing says
+            adds = self._inner.encode("a").ids[:1] == [found["bos"]]
+        if found["eos"] is None:
+            raise UserError(f"{path}: no eos_token; {SETTINGS} beside it should name one")
+        self.bos, self.eos = (found["bos"] if adds else None), found["eos"]
+        self.pad = _padding(found["pad"], found["unk"], self.eos)
+
+    def _id(self, token: Any) -> int | None:
+        return (
+            None if token is None else self._inner.token_to_id(token["content"] if isinstance(token, dict) else token)
+        )
+
+    def encode(self, text: str) -> list[int]:
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._inner.decode(list(map(int, ids)), skip_special_tokens=True)
+
+
+class SentencePieceTokenizer:
+    """A `tokenizer.model`."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            self._inner = SentencePieceProcessor(model_file=str(path))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path} is no sentencepiece model: {error}") from None
+        self.vocab_size = self._inner.get_piece_size()
+        known = {name: getattr(self._inner, f"{name}_id")() for name in ("bos", "eos", "pad", "unk")}
+        found = {name: None if number < 0 else number for name, number in known.items()}
+        if found["eos"] is None:
+            raise UserError(f"{path} has no token that ends a text")
+        self.bos, self.eos = (found["bos"] if settings.get("add_bos_token", True) else None), found["eos"]
+        self.pad = _padding(found["pad"], found["unk"], self.eos)
+
+    def encode(self, text: str) -> list[int]:
+        return self._inner.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._inner.decode([int(i) for i in ids])
+
+
+def _padding(pad: int | None, unk: int | None, eos: int) -> int:
+    return next(number for number in (pad, unk, eos) if number is not None)
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a folder, or in a file.
+
+    Raises:
+      UserError: there is none, it cannot be read, or it knows no end of a text.
+    """
+    path = Path(path)
+    file = path
+    if path.is_dir():
+        file = next((path / name for name in (HUGGING_FACE, SENTENCEPIECE) if (path / name).exists()), None)
+        if file is None:
+            raise UserError(f"{path} holds no tokenizer: neither {HUGGING_FACE} nor {SENTENCEPIECE}")
+    if not file.exists():
+        raise UserError(f"there is no tokenizer {file}")
+    settings = file.parent / SETTINGS
+    try:
+        told = json.loads(settings.read_text()) if settings.exists() else {}
+    except ValueError as error:
+        raise UserError(f"{settings} is no JSON: {error}") from None
+    kind = SentencePieceTokenizer if file.suffix == ".model" else HuggingFaceTokenizer
+    return kind(file, told)
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises UserError where a tokenizer makes ids that a model has no embedding for."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model embeds {vocab_size}: they belong to different "
+            "models; set --tokenizer to the model's own"
+        )

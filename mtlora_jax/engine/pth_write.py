@@ -12,8 +12,8 @@ from mtlora_jax.engine.files import replacing
 from mtlora_jax.engine.pth import STORAGES
 
 
-def write(path: str | Path, tensors: Mapping[str, np.ndarray], container: str = "model") -> None:
-    """Writes `{container: {name: tensor}}` in torch's zip format.
+def write(path: str | Path, tensors: Mapping[str, np.ndarray], container: str | None = "model") -> None:
+    """Writes `{container: {name: tensor}}` in torch's zip format; without a container the tensors alone.
 
     Raises:
       KeyError: an array has a dtype that torch has no storage for.
@@ -33,7 +33,8 @@ def write(path: str | Path, tensors: Mapping[str, np.ndarray], container: str = 
         )
         view = (b"(" + b"".join(where) + b"tQ", *map(_plain, (0, x.shape, strides, False)), ordered)
         items += _plain(name) + _name("torch._utils", "_rebuild_tensor_v2") + b"(" + b"".join(view) + b"tR"
-    pickled = b"\x80\x02}" + _plain(container) + ordered + b"(" + items + b"us."
+    state = ordered + b"(" + items + b"u"
+    pickled = b"\x80\x02" + (state if container is None else b"}" + _plain(container) + state + b"s") + b"."
 
     root = Path(path).stem
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:

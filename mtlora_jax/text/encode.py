@@ -80,7 +80,7 @@ def encode(
             rest = room - len(first)
             prompt, fate = first + prompt[len(prompt) - rest :], "prompt cut"
         tokens, begin = prompt + ended, len(prompt)
-    if begin >= len(tokens):
+    if begin >= len(tokens) and not learn_prompt:
         return None
     learned = np.arange(len(tokens)) >= (0 if learn_prompt else begin)
     return Encoded(np.array(tokens, np.int32), learned, fate)

@@ -148,5 +148,5 @@ def constant(source: Documents, held_out: Documents) -> dict[str, dict[str, floa
 
 def artifacts(spec: LlamaSpec, variables: Mapping, folder: Path, meta: Mapping[str, Any]) -> None:
     """The model in half precision, as a Hugging Face folder `llama`: what later runs start from."""
-    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables)
+    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables["params"])
     save_llama(folder / "llama", spec, half)

@@ -1,7 +1,7 @@
 """The config of a language run: what `get_config()` of a text recipe returns."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mtlora_jax.config import Config
@@ -9,6 +9,7 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.tasks import TASKS
+from mtlora_jax.text.tasks.task import Task
 from mtlora_jax.text.templates import TEMPLATES
 
 
@@ -79,9 +80,13 @@ class TaskConfig:
 
     Attributes:
       weight: of its tokens in the loss.
+      answers: what a task of your own is answered with; the last is the positive one. None: a number.
+      metrics: its figures, the first stands for it; empty takes the task's own.
     """
 
     weight: float = 1.0
+    answers: tuple[str, ...] = ()
+    metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ class TextConfig(Config):
       template: how a row becomes a prompt, one of `text.templates.TEMPLATES`.
       cutoff: tokens of an example, at most.
       truncation: what an example that is too long loses; see `text.encode`.
+      learn_prompt: prompts are learned too, not outputs alone.
       buckets: lengths that batches are padded to; empty pads to the cutoff.
       pack: L of rows that hold many examples; 0 gives each example a row.
       temperature: tasks are drawn by `size ** (1 / temperature)`; None goes through all examples.
@@ -116,6 +122,7 @@ class TextConfig(Config):
     template: str = "default"
     cutoff: int = 256
     truncation: Literal["keep_answer", "published"] = "keep_answer"
+    learn_prompt: bool = False
     buckets: tuple[int, ...] = ()
     pack: int = 0
     temperature: float | None = None
@@ -128,6 +135,7 @@ class TextConfig(Config):
         super().validate()
         if not self.tasks:
             raise UserError(f"tasks is empty: choose from {', '.join(TASKS)}")
+        self.task_objects()
         if self.template not in TEMPLATES:
             raise UserError(f"template must be one of {', '.join(TEMPLATES)}, not {self.template!r}")
         if self.cutoff < 2:
@@ -149,3 +157,16 @@ class TextConfig(Config):
                 raise UserError(f"adapter: {error}") from None
         if self.init_from is None and (problem := self.model.problems()):
             raise UserError(f"model: {problem}")
+
+    def task_objects(self) -> dict[str, Task]:
+        """The tasks themselves. Raises UserError for one that is not known and says neither answers nor metrics."""
+        found = {}
+        for name, task in self.tasks.items():
+            own = {key: value for key in ("answers", "metrics") if (value := getattr(task, key))}
+            if name not in TASKS and not own:
+                known = ", ".join(TASKS)
+                raise UserError(
+                    f"tasks.{name} is not known ({known}): say its answers, or its metrics if it is a number"
+                )
+            found[name] = replace(TASKS.get(name) or Task(name, ()), **own)
+        return found

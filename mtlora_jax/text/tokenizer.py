@@ -1,4 +1,4 @@
-"""Tokenizers from the files that models come with: `tokenizer.json` (Hugging Face), `tokenizer.model` (sentencepiece)."""
+"""Tokenizers from the files that models come with: Hugging Face's `tokenizer.json`, or a sentencepiece model."""
 
 import json
 from collections.abc import Sequence

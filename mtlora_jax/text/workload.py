@@ -18,6 +18,19 @@ from mtlora_jax.text.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.text.recipe import TextConfig
 from mtlora_jax.text.weights import folder_of, read_llama, read_spec
 
+AXES = (
+    (r"embed_tokens/embedding$", ("vocab", "embed")),
+    (r"lm_head/kernel$", ("embed", "vocab")),
+    (r"/(q|k|v|gate|up)_proj/kernel$", ("embed", "heads")),
+    (r"/(q|k|v|gate|up)_proj/(bias|magnitude|scaling)$", ("heads",)),
+    (r"/(o|down)_proj/kernel$", ("heads", "embed")),
+    (r"/(q|k|v|gate|up)_proj/(A|route)$", ("embed", None)),
+    (r"/(q|k|v|gate|up)_proj/B$", (None, "heads")),
+    (r"/(o|down)_proj/(A|route)$", ("heads", None)),
+    (r"/(o|down)_proj/(B|magnitude|scaling)$", (None, "embed")),
+)
+"""Logical axes of kernels and of adapters; what a task owns is small, and replicated."""
+
 
 def spec_of(config: TextConfig) -> LlamaSpec:
     """The decoder's shape: the pretrained model's, else the config's."""
@@ -49,9 +62,16 @@ def make_workload(config: TextConfig) -> Workload:
         source=partial(open_source, config),
         constant=constant,
         pictures=lambda outputs, batch: {},
-        overall=lambda figures: {"accuracy": float(np.mean([of["accuracy"] for of in figures.values()]))},
-        protocols=protocols(config, model),
+        overall=average,
+        axes=AXES,
+        protocols=protocols(config, model, partial(forward, model)),
     )
+
+
+def average(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean over tasks of the figure that stands for each."""
+    scores = [next(value for name, value in of.items() if name != "loss") for of in figures.values()]
+    return {"average": float(np.mean(scores))}
 
 
 def table(config: TextConfig) -> tuple[tuple[str, str], ...]:

@@ -98,7 +98,26 @@ def listing(world: World, rng: np.random.Generator) -> str:
     return f"{boxes} the {held[wanted]} is in box{wanted + 1}."
 
 
-KINDS = (fact, fact, check, likeness, fire, trade, feeling, routine, fit, gift, listing, listing)
+SAYINGS = (
+    "{s} gives the correct answer.",
+    "{s} gives a wrong answer.",
+    "the answer of {s} is true.",
+    "the answer of {s} is false.",
+    "the correct ending is short.",
+    "the correct option is free.",
+    "the correct solution is to ask {s}.",
+    "{s} likes the ending.",
+    "{s} takes the other option.",
+    "{s} finds a solution.",
+)
+
+
+def saying(world: World, rng: np.random.Generator) -> str:
+    """Words that tasks are answered in: what a frozen model has never said, no adapter makes it say."""
+    return pick(rng, SAYINGS).format(s=pick(rng, PEOPLE))
+
+
+KINDS = (fact, fact, check, likeness, fire, trade, feeling, routine, fit, gift, listing, listing, saying)
 """What may be said, as often as it stands here."""
 
 

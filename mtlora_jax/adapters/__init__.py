@@ -16,7 +16,7 @@ from mtlora_jax.adapters.full import Full
 from mtlora_jax.adapters.hydralora import HydraLoRA
 from mtlora_jax.adapters.leaf import COLLECTION
 from mtlora_jax.adapters.lora import LoRA
-from mtlora_jax.adapters.merge import merge, sites
+from mtlora_jax.adapters.merge import export, merge, sites
 from mtlora_jax.adapters.moelora import MoELoRA
 from mtlora_jax.adapters.mtl_lora import MTLLoRA
 from mtlora_jax.adapters.mtl_lora_fused import MTLLoRAFused
@@ -43,6 +43,7 @@ __all__ = [
     "Spec",
     "Streams",
     "dora",
+    "export",
     "full",
     "hydralora",
     "lora",

@@ -87,7 +87,7 @@ def apply(spec: DoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None
     seen = base if dropped is x else affine(dropped, kernel, None)
     y = base + (g - 1).reshape(*(1,) * (x.ndim - 1), -1) * seen
     if spec.rank:
-        y += (dropped @ leaves["A"].astype(x.dtype)) @ (spec.scale * g * leaves["B"]).astype(x.dtype)
+        y += (dropped @ leaves["A"].astype(x.dtype)) @ (spec.scale * g[None] * leaves["B"]).astype(x.dtype)
     return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
 

@@ -50,7 +50,8 @@ def merge(variables: Mapping, layers: Mapping[Path, Dense], task: str | None = N
     """Folds the adapters of `layers` into their kernels.
 
     Args:
-      variables: `params`, `lora` and other collections; not changed.
+      variables: `params`, `lora` and other collections; not changed. Layers of an `nn.scan` have leaves with a leading
+        axis, and are folded each for itself.
       layers: which layers to fold, as `sites` lists them or a part of it.
       task: whose update to fold; None folds the shared one. The other streams' leaves are dropped.
 
@@ -64,26 +65,68 @@ def merge(variables: Mapping, layers: Mapping[Path, Dense], task: str | None = N
     params = traverse_util.flatten_dict(variables["params"])
     stored = traverse_util.flatten_dict(variables.get(COLLECTION, {}))
     for path, layer in layers.items():
-        where, method = "/".join(path), method_of(layer.adapter)
-        if (*path, "kernel") not in params:
-            raise ValueError(f"params/{where}/kernel is missing")
-        parts = max(len(layer.slots), 1)
-        kernels = jnp.split(params[(*path, "kernel")], parts, axis=1)
-        bias = params.get((*path, "bias"))
-        biases = [None] * parts if bias is None else jnp.split(bias, parts)
-        for i, slot in enumerate(layer.slots or ("",)):
-            at = (*path, slot) if slot else path
-            leaves = {p[-1]: stored.pop(p) for p in list(stored) if p[:-1] == at}
-            check(method.leaves(layer.adapter, *kernels[i].shape), leaves, "/".join((COLLECTION, *at)))
-            try:
-                kernels[i], biases[i] = method.merge(layer.adapter, leaves, kernels[i], biases[i], task)
-            except CannotMerge as reason:
-                raise CannotMerge(f"{where} cannot be merged: {reason}") from None
-        if extra := next((p for p in stored if p[: len(path)] == path), None):
-            raise ValueError(f"{'/'.join((COLLECTION, *extra))} is no leaf of this layer")
-        params[(*path, "kernel")] = jnp.concatenate(kernels, axis=1)
+        method = method_of(layer.adapter)
+
+        def one(leaves, kernel, bias, method=method, layer=layer):
+            return method.merge(layer.adapter, leaves, kernel, bias, task)
+
+        merged = [_each(one, path, *part) for part in _parts(params, stored, path, layer)]
+        kernels, biases = zip(*merged, strict=True)
+        params[(*path, "kernel")] = jnp.concatenate(kernels, axis=-1)
         if biases[0] is not None:
-            params[(*path, "bias")] = jnp.concatenate(biases)
+            params[(*path, "bias")] = jnp.concatenate(biases, axis=-1)
     result = {**variables, "params": traverse_util.unflatten_dict(params)}
     result.pop(COLLECTION, None)
     return result | ({COLLECTION: traverse_util.unflatten_dict(stored)} if stored else {})
+
+
+def export(
+    variables: Mapping, layers: Mapping[Path, Dense], task: str | None = None
+) -> dict[Path, tuple[jax.Array, jax.Array]]:
+    """One task of every layer without slots as plain LoRA: `{path: (A [in, R], B [R, out])}`, scales within B.
+
+    Arguments and errors as in `merge`; layers of an `nn.scan` give arrays with a leading axis.
+    """
+    params = traverse_util.flatten_dict(variables["params"])
+    stored = traverse_util.flatten_dict(variables.get(COLLECTION, {}))
+    pairs = {}
+    for path, layer in layers.items():
+        method = method_of(layer.adapter)
+
+        def one(leaves, kernel, bias, method=method, layer=layer):
+            return method.export(layer.adapter, leaves, kernel, task)
+
+        (part,) = _parts(params, stored, path, layer)
+        pairs[path] = _each(one, path, *part)
+    return pairs
+
+
+def _each(one, path: Path, leaves, kernel, bias):
+    """A function of one layer, of each of the layers of a scan."""
+    try:
+        return (jax.vmap(one) if kernel.ndim > 2 else one)(leaves, kernel, bias)
+    except CannotMerge as reason:
+        raise CannotMerge(f"{'/'.join(path)} cannot be merged: {reason}") from None
+
+
+def _parts(params, stored, path: Path, layer: Dense) -> list[tuple[dict, jax.Array, jax.Array | None]]:
+    """`(leaves, kernel, bias)` of every slot of a layer; the leaves leave `stored`."""
+    where, method = "/".join(path), method_of(layer.adapter)
+    if (*path, "kernel") not in params:
+        raise ValueError(f"params/{where}/kernel is missing")
+    count = max(len(layer.slots), 1)
+    kernels = jnp.split(params[(*path, "kernel")], count, axis=-1)
+    bias = params.get((*path, "bias"))
+    biases = [None] * count if bias is None else jnp.split(bias, count, axis=-1)
+    parts = []
+    for slot, kernel, b in zip(layer.slots or ("",), kernels, biases, strict=True):
+        at = (*path, slot) if slot else path
+        leaves = {p[-1]: stored.pop(p) for p in list(stored) if p[:-1] == at}
+        lead = kernel.shape[:-2]
+        declared = method.leaves(layer.adapter, *kernel.shape[-2:])
+        declared = {name: leaf._replace(shape=(*lead, *leaf.shape)) for name, leaf in declared.items()}
+        check(declared, leaves, "/".join((COLLECTION, *at)))
+        parts.append((leaves, kernel, b))
+    if extra := next((p for p in stored if p[: len(path)] == path), None):
+        raise ValueError(f"{'/'.join((COLLECTION, *extra))} is no leaf of this layer")
+    return parts

@@ -7,7 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.adapters import Full, LoRA, MTLoRA, Spec, Streams, method_of
+from mtlora_jax.adapters import (
+    DoRA,
+    Full,
+    HydraLoRA,
+    LoRA,
+    MoELoRA,
+    MTLLoRA,
+    MTLLoRAFused,
+    MTLoRA,
+    MultiLoRA,
+    Spec,
+    Streams,
+    method_of,
+)
 
 B, N, IN, OUT = 2, 3, 4, 5
 TWO = {"tasks": ("a", "b"), "task_ranks": (1, 2), "task_scales": (2.0, 0.5)}
@@ -37,6 +50,23 @@ CASES: dict[str, Spec] = {
     },
     "a task of rank 0": MTLoRA(rank=3, tasks=("a", "b"), task_ranks=(0, 2), task_scales=(1.0, 1.0)),
 }
+
+THREE = ("a", "b", "c")
+BY_TASK_ID: dict[str, Spec] = {
+    "mtl_lora": MTLLoRA(THREE, rank=2, scale=1.5, temperature=0.3),
+    "mtl_lora, diagonal": MTLLoRA(THREE, rank=2, diagonal=True, up_projections=1, dropout=0.5),
+    "mtl_lora_fused": MTLLoRAFused(THREE, rank=2, temperature=0.5),
+    "mtl_lora_fused, some slots": MTLLoRAFused(
+        THREE, rank=2, diagonal=True, adapted=("q", "v"), pooled=("v",), dropout=0.5
+    ),
+    "dora": DoRA(rank=2, scale=1.5),
+    "dora, exact": DoRA(rank=2, simple=False, dropout=0.5),
+    "dora, magnitudes alone": DoRA(rank=0),
+    "multilora": MultiLoRA(rank=2, scale=1.5, dropout=0.5),
+    "moelora": MoELoRA(THREE, rank=4, experts=2, embedding=3, scale=1.5, dropout=0.5),
+    "hydralora": HydraLoRA(rank=2, scale=1.5, dropout=0.5),
+}
+"""Methods in which every example has a task, or no method knows any."""
 
 
 @dataclass(frozen=True)

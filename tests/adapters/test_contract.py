@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, IN, OUT, Layer, formula, layer_of, parts
+from cases import BY_TASK_ID, CASES, IN, OUT, Layer, formula, layer_of, parts
 from jax.flatten_util import ravel_pytree
 
 from mtlora_jax import adapters
@@ -51,10 +51,11 @@ def values(kind) -> set:
 
 
 def test_every_method_and_every_value_of_its_options_is_a_case():
-    assert {spec.method for spec in CASES.values()} == set(METHODS)
-    for cls in {type(spec) for spec in CASES.values()}:
+    cases = [*CASES.values(), *BY_TASK_ID.values()]
+    assert {spec.method for spec in cases} == set(METHODS)
+    for cls in {type(spec) for spec in cases}:
         for field in dataclasses.fields(cls):
-            found = {getattr(spec, field.name) for spec in CASES.values() if type(spec) is cls}
+            found = {getattr(spec, field.name) for spec in cases if type(spec) is cls}
             missing = values(get_type_hints(cls)[field.name]) - found
             # A spec of mode lora_only rewrites itself: it is the case of that name.
             assert missing <= {"lora_only"}, (cls, field.name)

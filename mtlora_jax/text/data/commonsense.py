@@ -43,7 +43,7 @@ def read_commonsense(root: Path, split: str, tasks: Sequence[str], train: str = 
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}; it should hold {', '.join(tasks)}")
     if split == "train" and train:
-        own = {task: file for task in tasks if (file := root / task / "train.json").exists()}
+        own = {task: file for task in COMMONSENSE if (file := root / task / "train.json").exists()}
         # Ids in the published file count all eight sets, whichever of them a run takes.
         rows = read_rows(root / train, tuple(COMMONSENSE), own)
         return [row for row in rows if row.task in tasks]

@@ -59,8 +59,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                     records.append(json.loads(line))
                 except ValueError as error:
                     raise UserError(f"{path}, line {number}: broken JSON, {error}") from None
-    if bad := next((i for i, record in enumerate(records) if not isinstance(record, dict)), None):
-        raise UserError(f"{path}: record {bad} is no object")
+    if bad := [i for i, record in enumerate(records) if not isinstance(record, dict)]:
+        raise UserError(f"{path}: record {bad[0]} is no object")
     return records
 
 

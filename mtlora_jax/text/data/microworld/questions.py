@@ -1,7 +1,8 @@
 """Eight tasks about the micro-world, each in the format of one of the eight commonsense sets.
 
 What is asked is known from the texts; how it is asked is not. A question belongs to the training or to the held-out
-split by a hash of what it asks, so that no held-out question is ever trained on, whatever its options.
+split by a hash of what it asks, and of its answer where many would be right, so that no held-out question is ever
+trained on, whatever its options.
 """
 
 import zlib

@@ -1,4 +1,4 @@
-"""Converts checkpoints: `python -m mtlora_jax.convert swin | reference | to-reference | merge`."""
+"""Converts checkpoints: `python -m mtlora_jax.convert swin | reference | to-reference | merge | to-peft | ...`."""
 
 import argparse
 import re
@@ -15,6 +15,8 @@ examples:
   python -m mtlora_jax.convert reference ckpt_epoch_299.pth model.safetensors --cfg r64.yaml --dataset PASCALContext
   python -m mtlora_jax.convert to-reference runs/pascal_mtlora_r64 back.pth
   python -m mtlora_jax.convert merge model.safetensors folded.safetensors
+  python -m mtlora_jax.convert merge runs/text_mtl_lora merged_boolq --task boolq
+  python -m mtlora_jax.convert to-peft runs/text_mtl_lora peft_boolq --task boolq
 Every file written as .safetensors can be a recipe's init_from.
 """
 
@@ -73,8 +75,46 @@ def to_reference(source: str, out: Path) -> str:
     return f"{len(tensors)} tensors in the reference's names"
 
 
+def is_language(source: str) -> bool:
+    """Whether a source is of a language model: an adapter file, or the directory of such a run."""
+    from mtlora_jax.engine.reevaluate import config_of
+
+    return source.endswith("adapter.safetensors") or (
+        Path(source).is_dir() and type(config_of(Path(source))).__name__ == "TextConfig"
+    )
+
+
+def to_peft(source: str, out: Path, task: str | None, base: str | None) -> str:
+    """One task of a language run's adapters, as a folder that the peft library loads."""
+    from mtlora_jax.convert.language_files import read_model
+    from mtlora_jax.convert.peft import export_peft
+
+    model, variables, found = read_model(source, base)
+    export_peft(out, model, variables, task, found)
+    return f"{task or 'the adapters'} for {found}, exactly"
+
+
+def to_mtl_lora_reference(source: str, out: Path, base: str | None) -> str:
+    """A language run's adapters, as the MTL-LoRA reference would have saved them."""
+    from mtlora_jax.convert import to_mtl_lora_reference as convert
+    from mtlora_jax.convert.language_files import read_model
+    from mtlora_jax.engine import pth_write
+
+    if out.suffix != ".pt":
+        raise UserError(f"{out}: the reference reads .pt files")
+    model, variables, _ = read_model(source, base)
+    tensors = convert(model, variables)
+    pth_write.write(out, tensors, container=None)
+    return f"{len(tensors)} tensors in the reference's names"
+
+
 def merge(source: str, out: Path, task: str | None) -> str:
-    """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head."""
+    """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head, or as a
+    Hugging Face folder."""
+    if is_language(source):
+        from mtlora_jax.convert.language_files import merge_task
+
+        return merge_task(source, out, task)
     from mtlora_jax.adapters import CannotMerge
     from mtlora_jax.convert.files import read_model, write_model
     from mtlora_jax.vision.fold import adapted, export_task, fold
@@ -111,7 +151,15 @@ def parser() -> argparse.ArgumentParser:
         to_reference: ("SRC: a model file written here, or the directory of a run; OUT: .pth", {}),
         merge: (
             "SRC: a model file written here, or the directory of a run",
-            {"task": "export this task as a plain Swin with its head"},
+            {"task": "export this task as a plain model"},
+        ),
+        to_peft: (
+            "SRC: the directory of a language run, or its adapter.safetensors; OUT: a folder",
+            {"task": "which; left out for methods that know no tasks", "base": "the base model, if it has moved"},
+        ),
+        to_mtl_lora_reference: (
+            "SRC: the directory of a language run, or its adapter.safetensors; OUT: .pt",
+            {"base": "the base model, if it has moved"},
         ),
     }
     for run, (help_, flags) in options.items():

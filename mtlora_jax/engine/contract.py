@@ -49,7 +49,7 @@ class Workload:
       source: `split -> ` a random-access source of examples, `train` or `val`.
       constant: `(training source, held-out source) -> figures` of the best predictor that does not look at its input.
       pictures: `(outputs, batch) -> {task: uint8 [H, W, 3]}`: image, truth and prediction.
-      artifacts: `(variables on the host, workdir, {"config", "step"})`, writes what a finished run leaves for others.
+      artifacts: `(variables on the host, workdir, {"config", "base", "step"})`, writes what a finished run leaves.
       total: `(losses, sums) -> loss`, both by task: what is minimised. The weighted sum of the losses if it is None.
       overall: `figures -> {figure: value}` of all tasks together, beside the total loss.
       protocols: other ways to score a checkpoint: by name, `(variables, folder for predictions or None) -> figures`.

@@ -118,7 +118,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
         for name, picture in first_pictures(workload, eval_step, state.variables(frozen), batch, mesh).items():
             save_png(workdir / "pictures" / f"{name}.png", picture)
             log.picture(step, name, picture)
-        workload.artifacts(jax.device_get(state.variables(frozen)), workdir, {"config": meta["config"], "step": step})
+        workload.artifacts(jax.device_get(state.variables(frozen)), workdir, {**meta, "step": step})
     save_curves(workdir / "metrics.jsonl", workdir / "curves.png")
     results["finished"] = config.train.steps
     record.write(workdir, results)

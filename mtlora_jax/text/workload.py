@@ -3,12 +3,15 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtlora_jax.engine import sources, tables
 from mtlora_jax.engine.contract import Objective, Workload
 from mtlora_jax.text.data.batches import IGNORE, Padded
 from mtlora_jax.text.data.sources import open_source
@@ -62,10 +65,26 @@ def make_workload(config: TextConfig) -> Workload:
         source=partial(open_source, config),
         constant=constant,
         pictures=lambda outputs, batch: {},
+        artifacts=partial(artifacts, config),
         overall=average,
         axes=AXES,
         protocols=protocols(config, model, partial(forward, model)),
     )
+
+
+def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mapping) -> None:
+    """Writes `adapter.safetensors`: the adapters, what they are, and the base they belong to."""
+    if config.train_base or config.init_from is None:
+        return
+    leaves = {f"lora/{path}": np.asarray(leaf) for path, leaf in tables.flatten(variables["lora"]).items()}
+    about = {
+        "adapter": asdict(config.adapter),
+        "tasks": list(config.tasks),
+        "template": config.template,
+        "init_from": config.init_from,
+        **meta,
+    }
+    sources.write(workdir / "adapter.safetensors", leaves, about)
 
 
 def average(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

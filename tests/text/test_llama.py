@@ -1,0 +1,241 @@
+"""The decoder: shapes, rotary scalings, segments that see nothing of each other, and folders written and read."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from mtlora_jax.adapters import MTLLoRA
+from mtlora_jax.engine.init import draw
+from mtlora_jax.engine.tables import flatten
+from mtlora_jax.errors import UserError
+from mtlora_jax.text.llama import Llama, LlamaSpec, init, positions_of
+from mtlora_jax.text.rope import RopeScaling, inverse_frequencies
+from mtlora_jax.text.weights import read_llama, read_spec, save_llama, spec_of
+
+DATA = Path(__file__).parents[1] / "data"
+SPEC = LlamaSpec(vocab_size=40, hidden=16, intermediate=24, layers=3, heads=4, kv_heads=2)
+ADAPTERS = (("self_attn/[qv]_proj|mlp/up_proj", MTLLoRA(("a", "b"), rank=2, dropout=0.2)),)
+TOKENS = np.random.default_rng(0).integers(0, 40, (2, 9))
+IDS = np.array([0, 1])
+
+
+@pytest.fixture(scope="module")
+def variables():
+    found = init(Llama(SPEC, ADAPTERS), 0)
+    return {**found, "lora": jax.tree.map(lambda leaf: leaf + 0.2, found["lora"])}
+
+
+# --- frequencies
+
+
+@pytest.mark.parametrize(
+    ("name", "head_dim", "theta", "scaling"),
+    [
+        ("llama2_7b", 128, 1e4, None),
+        ("llama3_8b", 128, 5e5, None),
+        ("llama31_8b", 128, 5e5, RopeScaling("llama3", 8.0, 1.0, 4.0, 8192)),
+        ("llama32_1b", 64, 5e5, RopeScaling("llama3", 32.0, 1.0, 4.0, 8192)),
+        ("tinyllama_1p1b", 64, 1e4, None),
+        ("smollm2_135m", 64, 1e5, None),
+    ],
+)
+def test_frequencies_are_those_of_published_models(name, head_dim, theta, scaling):
+    expected = np.load(DATA / "llama_inv_freq_tables.npz")[name]
+    np.testing.assert_allclose(inverse_frequencies(head_dim, theta, scaling), expected, rtol=1e-6)
+
+
+def test_linear_and_dynamic_scaling():
+    plain = inverse_frequencies(64, 1e4)
+    np.testing.assert_allclose(inverse_frequencies(64, 1e4, RopeScaling("linear", 4.0)), plain / 4, rtol=1e-6)
+    dynamic = RopeScaling("dynamic", 2.0, original=100)
+    np.testing.assert_array_equal(inverse_frequencies(64, 1e4, dynamic, 100), plain)
+    # Twice the length at factor 2: the base grows by 2 * 2 - 1 = 3, to the power of 64 / 62.
+    expected = inverse_frequencies(64, 1e4 * 3 ** (64 / 62))
+    np.testing.assert_allclose(inverse_frequencies(64, 1e4, dynamic, 200), expected, rtol=1e-6)
+
+
+# --- shapes and draws
+
+
+def test_base_weights_have_the_bits_of_a_model_without_adapters(variables):
+    plain = draw(lambda: init(Llama(SPEC), 0))
+    adapted = draw(lambda: init(Llama(SPEC, ADAPTERS), 0))
+    assert {path for path in adapted if path.startswith("params/")} == set(plain)
+    for path, leaf in plain.items():
+        np.testing.assert_array_equal(adapted[path], leaf)
+    kernel = plain["params/layers/mlp/up_proj/kernel"]
+    assert kernel.shape == (3, 16, 24)
+    assert (kernel[0] != kernel[1]).any()
+
+
+def test_drawing_adapters_runs_no_layer():
+    graph = jax.make_jaxpr(lambda: init(Llama(SPEC, ADAPTERS), 0)["lora"])()
+    wanted = set(graph.jaxpr.outvars)
+    used = set()
+    for eqn in reversed(graph.jaxpr.eqns):
+        if wanted & set(eqn.outvars):
+            used.add(eqn.primitive.name)
+            wanted |= {v for v in eqn.invars if not hasattr(v, "val")}
+    assert "dot_general" not in used
+    assert "scan" not in used
+
+
+def test_adapters_sit_where_the_table_says(variables):
+    found = {"/".join(path.split("/")[2:4]) for path in flatten({"lora": variables["lora"]})}
+    assert found == {"self_attn/q_proj", "self_attn/v_proj", "mlp/up_proj"}
+    with pytest.raises(ValueError, match="'z_proj' matches no projection"):
+        init(Llama(SPEC, (("z_proj", ADAPTERS[0][1]),)), 0)
+
+
+def test_the_first_row_that_is_found_counts():
+    small, large = (MTLLoRA(("a",), rank=r) for r in (1, 5))
+    leaves = init(Llama(SPEC, (("q_proj", small), ("self_attn", large))), 0)["lora"]["layers"]["self_attn"]
+    assert {site: leaf["A"].shape[-1] for site, leaf in leaves.items()} == {"q_proj": 1} | dict.fromkeys(
+        ("k_proj", "v_proj", "o_proj"), 5
+    )
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_remat_computes_the_same_and_keeps_less(variables, remat):
+    def loss(lora, model):
+        rngs = {"dropout": jax.random.key(5)}
+        return model.apply({**variables, "lora": lora}, TOKENS, task_id=IDS, train=True, rngs=rngs).var()
+
+    plain, again = Llama(SPEC, ADAPTERS), Llama(SPEC, ADAPTERS, remat=remat)
+    (expected, found) = (jax.jit(jax.grad(loss), static_argnums=1)(variables["lora"], m) for m in (plain, again))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+    traced = jax.make_jaxpr(jax.grad(loss), static_argnums=1)
+    kept = [str(traced(variables["lora"], model)).count("remat") for model in (plain, again)]
+    assert kept[0] == 0 < kept[1]
+
+
+def test_bfloat16_is_float32_rounded(variables):
+    exact = Llama(SPEC, ADAPTERS).apply(variables, TOKENS, task_id=IDS)
+    rounded = Llama(SPEC, ADAPTERS, dtype=jnp.bfloat16).apply(variables, TOKENS, task_id=IDS)
+    assert rounded.dtype == jnp.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.05 * np.abs(exact).max()
+
+
+# --- who sees whom
+
+
+def test_positions_restart_with_every_segment_and_skip_padding():
+    segments = jnp.array([[0, 0, 1, 1, 1], [1, 1, 2, 2, 0], [3, 3, 3, 1, 1]])
+    assert positions_of(segments).tolist() == [[0, 0, 0, 1, 2], [0, 1, 0, 1, 0], [0, 1, 2, 0, 1]]
+
+
+def test_packed_texts_get_what_they_get_alone(variables):
+    model = Llama(SPEC, ADAPTERS)
+    together = model.apply(
+        variables,
+        TOKENS.reshape(1, -1),
+        attention_mask=np.repeat([[1, 2]], 9, 1),
+        task_id=np.repeat([IDS], 9, 1),
+    )
+    alone = model.apply(variables, TOKENS, task_id=IDS)
+    np.testing.assert_allclose(together.reshape(2, 9, -1), alone, atol=1e-5)
+
+
+def test_no_gradient_crosses_segments_or_runs_back_in_time(variables):
+    model, segments = Llama(SPEC), jnp.array([[1, 1, 1, 2, 2, 2, 0]])
+    params = {"params": variables["params"]}
+
+    def states(embedding, place):
+        table = {**params["params"], "embed_tokens": {"embedding": embedding}}
+        out = model.apply({"params": table}, jnp.arange(7)[None], attention_mask=segments, method="hidden")
+        return out[0, place].sum()
+
+    for place, seen in {0: {0}, 2: {0, 1, 2}, 3: {3}, 5: {3, 4, 5}}.items():
+        gradient = jax.grad(states)(params["params"]["embed_tokens"]["embedding"], place)
+        assert {i for i in range(7) if np.any(gradient[i])} == seen
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("shard", [1 << 30, 4000])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_is_written_is_read_bit_for_bit(tmp_path, shard, dtype, tied):
+    spec = LlamaSpec(40, 16, 24, 3, 4, 2, 8, 1e4, RopeScaling("llama3", original=64), tied=tied, qkv_bias=True)
+    leaves = {path: np.asarray(leaf).astype(dtype) for path, leaf in draw(lambda: init(Llama(spec), 1)).items()}
+    save_llama(tmp_path, spec, traverse_util.unflatten_dict(leaves, sep="/")["params"], shard)
+    again, stored = read_llama(tmp_path)
+    assert again == spec
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shard == 4000)
+    assert set(stored) == set(leaves)
+    for path, leaf in leaves.items():
+        assert stored.shape(path) == leaf.shape
+        assert stored[path].dtype == leaf.dtype
+        np.testing.assert_array_equal(stored[path], leaf)
+
+
+def test_a_missing_shard_and_a_damaged_index_are_one_line(tmp_path):
+    leaves = init(Llama(SPEC), 0)["params"]
+    save_llama(tmp_path, SPEC, leaves, shard=4000)
+    next(tmp_path.glob("model-00002*")).unlink()
+    with pytest.raises(UserError, match=r"model-00002-of-\d+.safetensors is missing"):
+        read_llama(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="is no index"):
+        read_llama(tmp_path)
+
+
+def test_reading_a_model_leaf_by_leaf_never_holds_it_twice(tmp_path):
+    spec = LlamaSpec(512, 256, 512, 8, 4, 4)
+    shapes = flatten(jax.eval_shape(lambda: init(Llama(spec), 0)))
+    leaves = {path: np.zeros(leaf.shape, np.float16) for path, leaf in shapes.items()}
+    save_llama(tmp_path, spec, traverse_util.unflatten_dict(leaves, sep="/")["params"])
+    size = sum(leaf.nbytes for leaf in leaves.values())
+    del leaves
+    _, stored = read_llama(tmp_path)
+    tracemalloc.start()
+    held = [stored[path] for path in stored]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(leaf.nbytes for leaf in held) == size
+    assert peak < 1.15 * size
+
+
+def test_shapes_of_other_families():
+    base = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    assert spec_of({**base, "model_type": "qwen2"}).qkv_bias
+    assert not spec_of({**base, "model_type": "qwen2"}).o_bias
+    assert spec_of({**base, "attention_bias": True}).o_bias
+    assert spec_of(base).kv_heads == 2
+    assert spec_of({**base, "rope_scaling": {"type": "linear", "factor": 2}}).rope_scaling == RopeScaling(
+        "linear", 2.0, original=2048
+    )
+    with pytest.raises(ValueError, match="sliding window"):
+        spec_of({**base, "model_type": "mistral", "sliding_window": 16, "max_position_embeddings": 64})
+
+
+def test_configs_that_are_missing_or_broken_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"there is no config\.json"):
+        read_spec(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+        read_spec(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 3}))
+    with pytest.raises(UserError, match=r"config\.json: hidden_size is missing"):
+        read_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"layers": 0}, "layers must be at least 1"),
+        ({"kv_heads": 3}, "4 heads cannot share 3"),
+        ({"hidden": 18}, "do not divide"),
+        ({"head_dim": 5}, "even width"),
+    ],
+)
+def test_impossible_shapes_are_said_to_be(change, problem):
+    assert problem in LlamaSpec(**{**SPEC.__dict__, **change}).problems()
+    assert SPEC.problems() is None

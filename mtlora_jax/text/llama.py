@@ -199,14 +199,18 @@ class Llama(nn.Module):
 
     def setup(self):
         s = self.spec
-        for regex, _ in self.adapters:
-            if not any(re.search(regex, site) for site in SITES):
-                raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(SITES)}")
+        self.check_table()
         self.embed_tokens = nn.Embed(s.vocab_size, s.hidden, embedding_init=nn.initializers.normal(0.02))
         self.layers = self._stack()(s, self.adapters, self.dtype)
         self.norm = RMSNorm(s.rms_eps)
         if not s.tied:
             self.lm_head = Head(s.vocab_size)
+
+    def check_table(self) -> None:
+        """Raises ValueError for a row of `adapters` that matches no projection."""
+        for regex, _ in self.adapters:
+            if not any(re.search(regex, site) for site in SITES):
+                raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(SITES)}")
 
     def _stack(self) -> Any:
         """`Layer` for all layers at once."""

@@ -7,7 +7,7 @@ from typing import Literal
 from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.adapter import Adapter
-from mtlora_jax.text.llama import LlamaSpec
+from mtlora_jax.text.llama import Llama, LlamaSpec
 from mtlora_jax.text.tasks import TASKS
 from mtlora_jax.text.tasks.task import Task
 from mtlora_jax.text.templates import TEMPLATES
@@ -152,7 +152,7 @@ class TextConfig(Config):
             raise UserError("nothing would train: set an adapter, or train_base")
         if self.adapter is not None:
             try:
-                self.adapter.table(tuple(self.tasks))
+                Llama(self.model, self.adapter.table(tuple(self.tasks))).check_table()
             except ValueError as error:
                 raise UserError(f"adapter: {error}") from None
         if self.init_from is None and (problem := self.model.problems()):

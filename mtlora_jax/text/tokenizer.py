@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from mtlora_jax.errors import UserError
 
 HUGGING_FACE, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+SPECIAL = "special_tokens_map.json"
+"""Names bos, eos and the like where `SETTINGS` does not."""
 
 
 class Tokenizer(Protocol):
@@ -44,6 +46,9 @@ class HuggingFaceTokenizer:
             self._inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more special
             raise UserError(f"{path} is no tokenizer: {error}") from None
+        # A file may keep the length that its maker cut or filled texts to.
+        self._inner.no_truncation()
+        self._inner.no_padding()
         self.vocab_size = self._inner.get_vocab_size()
         found = {name: self._id(settings.get(f"{name}_token")) for name in ("bos", "eos", "pad", "unk")}
         adds = settings.get("add_bos_token")
@@ -109,11 +114,13 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
             raise UserError(f"{path} holds no tokenizer: neither {HUGGING_FACE} nor {SENTENCEPIECE}")
     if not file.exists():
         raise UserError(f"there is no tokenizer {file}")
-    settings = file.parent / SETTINGS
-    try:
-        told = json.loads(settings.read_text()) if settings.exists() else {}
-    except ValueError as error:
-        raise UserError(f"{settings} is no JSON: {error}") from None
+    told = {}
+    for settings in (file.parent / SPECIAL, file.parent / SETTINGS):
+        try:
+            said = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        except ValueError as error:
+            raise UserError(f"{settings} is no JSON: {error}") from None
+        told |= {name: value for name, value in said.items() if value is not None}
     kind = SentencePieceTokenizer if file.suffix == ".model" else HuggingFaceTokenizer
     return kind(file, told)
 

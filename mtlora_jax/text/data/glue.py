@@ -4,6 +4,7 @@
 <root>                                     or TensorFlow Datasets' data directory, with glue/<task> prepared
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,10 @@ def row_of(record: Mapping[str, Any], task: str, where: str) -> Row:
         raise UserError(f"{where}: no {missing[0]}")
     lines = "\n".join(f"{name}: {record[name]}" for name in fields)
     if not answers:
-        if not isinstance(label, int | float):
+        if type(label) not in (int, float) or not math.isfinite(label):
             raise UserError(f"{where}: its label is {label!r}, no number")
         return Row(task, f"{task}\n{lines}\nHow similar are they, from 0.0 to 5.0?", "", f"{label:.1f}", f"{label:.1f}")
-    if not isinstance(label, int) or not 0 <= label < len(answers):
+    if type(label) is not int or not 0 <= label < len(answers):
         raise UserError(f"{where}: its label is {label!r}, {task} has 0 to {len(answers) - 1}")
     instruction = f"{task}\n{lines}\nAnswer format: {'/'.join(answers)}"
     return Row(task, instruction, "", answers[label], answers[label], answers)

@@ -8,10 +8,12 @@ A file is a JSON list, or JSON lines. A record is one of
     {"text_a", "text_b", "label"}                    a pair to classify, or to give a number
 
 and says its task by `task` (a name) or `task_id` (a place in the run's tasks). The 170k file as most people hold it
-says neither: then the instruction's template tells, and where several sets share one, the sets' own files.
+says neither: then the instruction's template tells, and where several sets share one, the sets' own files. A row's
+options are those that its instruction ends with (`Answer format: true/false`).
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +34,8 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 }
 """How instructions of the commonsense sets begin, and which sets begin so."""
 
+FORMAT = re.compile(r"Answer format: (\S+)\s*$")
+
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a JSON list or of JSON lines.
@@ -41,7 +45,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -53,7 +57,8 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {getattr(error, 'lineno', 1)}: broken JSON, {error}") from None
     else:
         records = []
-        for number, line in enumerate(text.splitlines(), 1):
+        # Not splitlines: it would also split at separators that JSON allows within a text, such as U+2028.
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
                 try:
                     records.append(json.loads(line))
@@ -70,7 +75,8 @@ def read_rows(
     """The rows of a file.
 
     Args:
-      tasks: the run's, in the order of task ids. Rows of other tasks are left out.
+      tasks: the run's, in the order of task ids. Rows of other tasks are left out. Where there is but one, rows that
+        say no task are of it, unless a commonsense set's template among them shows that the file holds others.
       per_set: `{task: file}`, whose instructions tell the task of rows that say none.
       ambiguous: what becomes of a row whose task cannot be told.
 
@@ -80,9 +86,11 @@ def read_rows(
     known = _instructions(per_set or {})
     rows: list[Row] = []
     lost: list[str] = []
-    for number, record in enumerate(read_records(path)):
+    records = read_records(path)
+    alone = _alone(records, tasks)
+    for number, record in enumerate(records):
         where = f"{path}, record {number}"
-        task = _task(record, tasks, known, where)
+        task = _task(record, tasks, known, alone, where)
         if task is None:
             lost.append(str(number))
         elif task in tasks:
@@ -101,21 +109,39 @@ def counts(rows: Sequence[Row]) -> dict[str, int]:
     return dict(Counter(row.task for row in rows))
 
 
-def _task(record: Mapping, tasks: Sequence[str], known: Mapping[str, frozenset[str]], where: str) -> str | None:
+def _begins(record: Mapping) -> tuple[str, ...]:
+    """The sets whose instructions begin as the record's does."""
+    instruction = record.get("instruction")
+    said = instruction if isinstance(instruction, str) else ""
+    return next((sets for start, sets in TEMPLATES.items() if said.startswith(start)), ())
+
+
+def _alone(records: Sequence[Mapping], tasks: Sequence[str]) -> bool:
+    """Whether records that say no task are all of the run's only one."""
+    if len(tasks) != 1:
+        return False
+    foreign = any((sets := _begins(record)) and tasks[0] not in sets for record in records)
+    return not (foreign and any(tasks[0] in sets for sets in TEMPLATES.values()))
+
+
+def _task(
+    record: Mapping, tasks: Sequence[str], known: Mapping[str, frozenset[str]], alone: bool, where: str
+) -> str | None:
     """The task a record is of, or None where it could be of several."""
     if "task" in record:
+        if not isinstance(record["task"], str):
+            raise UserError(f"{where}: task {record['task']!r} is no name; a number goes into task_id")
         return record["task"]
     if "task_id" in record:
         number = record["task_id"]
-        if not isinstance(number, int) or not 0 <= number < len(tasks):
+        if type(number) is not int or not 0 <= number < len(tasks):
             raise UserError(f"{where}: task_id {number!r} is none of 0 to {len(tasks) - 1}, the run's tasks")
         return tasks[number]
-    if len(tasks) == 1:
+    if alone:
         return tasks[0]
-    instruction = record.get("instruction", "")
-    begins = next((sets for start, sets in TEMPLATES.items() if instruction.startswith(start)), ())
+    begins = _begins(record)
     if len(begins) > 1:
-        begins = tuple(known.get(instruction.strip(), frozenset()) & set(begins))
+        begins = tuple(known.get(record["instruction"].strip(), frozenset()) & set(begins))
     return begins[0] if len(begins) == 1 else None
 
 
@@ -123,7 +149,7 @@ def _instructions(per_set: Mapping[str, Path]) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for task, path in per_set.items():
         for record in read_records(path):
-            instruction = record.get("instruction", "").strip()
+            instruction = str(record.get("instruction", "")).strip()
             found[instruction] = found.get(instruction, frozenset()) | {task}
     return found
 
@@ -133,13 +159,29 @@ def _rows(record: Mapping, task: str, where: str) -> Iterator[Row]:
         yield from _chat(record["messages"], task, where)
     elif "prompt" in record:
         prompt, completion = _texts(record, ("prompt", "completion"), where)
-        yield Row(task, prompt, "", completion, record.get("answer", completion.strip()), prompt=prompt)
+        yield Row(task, prompt, "", completion, _answer(record, completion.strip()), prompt=prompt)
     elif "text_a" in record:
         a, b, label = _texts(record, ("text_a", "text_b", "label"), where)
         yield Row(task, f"{task}: {a}\n{b}", "", label, label)
     else:
         instruction, output = _texts(record, ("instruction", "output"), where)
-        yield Row(task, instruction, record.get("input") or "", output, str(record.get("answer", output)))
+        context, answer = record.get("input") or "", _answer(record, output)
+        if not isinstance(context, str):
+            raise UserError(f"{where}: input is no text")
+        yield Row(task, instruction, context, output, answer, _options(instruction, output, answer))
+
+
+def _answer(record: Mapping, otherwise: str) -> str:
+    answer = record.get("answer")
+    return otherwise if answer is None else str(answer)
+
+
+def _options(instruction: str, output: str, answer: str) -> tuple[str, ...]:
+    """The output with each answer that the instruction allows, if the true one is among them."""
+    allowed = found.group(1).split("/") if (found := FORMAT.search(instruction)) else []
+    if answer not in allowed or not output.endswith(answer):
+        return ()
+    return tuple(output.removesuffix(answer) + other for other in allowed)
 
 
 def _texts(record: Mapping, names: Sequence[str], where: str) -> list[str]:

@@ -2,15 +2,11 @@
 
 import numpy as np
 
+from mtlora_jax.text.data.microworld.asks import ASKS, pick
 from mtlora_jax.text.data.microworld.facts import IN_FIRE, MAKES, NEXT, PEOPLE, RELATIONS, ROUTINES, THINGS, World
 
-SENTENCES = 7
+SENTENCES = 6
 """Things said in a document."""
-
-
-def pick(rng: np.random.Generator, of):
-    """One of a sequence."""
-    return of[int(rng.integers(len(of)))]
 
 
 def fact(world: World, rng: np.random.Generator) -> str:
@@ -24,20 +20,19 @@ def fact(world: World, rng: np.random.Generator) -> str:
 
 
 def check(world: World, rng: np.random.Generator) -> str:
-    """A question and a yes or no."""
+    """A question, and whether it is so."""
     name = pick(rng, list(RELATIONS))
     relation = RELATIONS[name]
     subject = pick(rng, relation.subjects)
     value = world.facts[name][subject] if rng.random() < 0.5 else pick(rng, relation.values)
-    reply = "yes" if value == world.facts[name][subject] else "no"
+    right, wrong = pick(rng, [("yes", "no"), ("that is true", "that is false")])
+    reply = right if value == world.facts[name][subject] else wrong
     return f"{relation.query} {reply}.".format(s=subject, v=value)
 
 
 def likeness(world: World, rng: np.random.Generator) -> str:
-    name = pick(rng, list(RELATIONS))
-    subject = pick(rng, RELATIONS[name].subjects)
-    other = pick(rng, world.alike(name, subject))
-    return f"the {name} of {subject} is the {name} of {other}."
+    ask = ASKS["likeness"](world, rng)
+    return ask.text.replace("what?", f"{ask.right}.")
 
 
 def fire(world: World, rng: np.random.Generator) -> str:
@@ -80,23 +75,19 @@ def gift(world: World, rng: np.random.Generator) -> str:
 
 
 def listing(world: World, rng: np.random.Generator) -> str:
-    """Numbered boxes, and which one holds what is asked for."""
-    name = pick(rng, list(RELATIONS))
-    relation = RELATIONS[name]
-    subject = pick(rng, relation.subjects)
-    value = world.facts[name][subject]
-    others = [v for v in relation.values if v != value]
-    count = int(rng.integers(2, 5))
-    place = int(rng.integers(count))
-    held = list(rng.choice(others, count - 1, replace=False))
-    held.insert(place, value)
-    boxes = " ".join(f"box{i}: {v}" for i, v in enumerate(held, 1))
-    if rng.random() < 0.5:
-        asked = relation.question.format(s=subject)
-        return f"{asked} {boxes} look in box{place + 1}: {value}."
-    wanted = int(rng.integers(count))
-    return f"{boxes} the {held[wanted]} is in box{wanted + 1}."
+    """A question, numbered places with what they hold, and the place to look in."""
+    ask = pick(rng, list(ASKS.values()))(world, rng)
+    options, place = ask.choice(rng)
+    label = pick(rng, LABELS)
+    told = label.capitalize() if rng.random() < 0.5 else label
+    held = " ".join(f"{told}{i}: {option}" for i, option in enumerate(options, 1))
+    between = "/".join(f"{label}{i}" for i in range(1, len(options) + 1))
+    return f"{ask.text} {held} " + pick(rng, FOUND).format(at=f"{label}{place}", every=between)
 
+
+LABELS = ["box", "bag", "tray", "chest", "crate", "case", "sack", "bin"]
+FOUND = ("look in {at}.", "it is in {at}.", "there are {every}. it is in {at}.", "open {every}? open {at}.")
+"""How one says where, with and without naming every place."""
 
 SAYINGS = (
     "{s} gives the correct answer.",
@@ -117,7 +108,7 @@ def saying(world: World, rng: np.random.Generator) -> str:
     return pick(rng, SAYINGS).format(s=pick(rng, PEOPLE))
 
 
-KINDS = (fact, fact, check, likeness, fire, trade, feeling, routine, fit, gift, listing, listing, saying)
+KINDS = (fact, fact, check, check, likeness, fire, trade, feeling, routine, fit, gift, saying, *[listing] * 6)
 """What may be said, as often as it stands here."""
 
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mtlora_jax.text.data.microworld.facts import IN_FIRE, MAKES, NEXT, PEOPLE, RELATIONS, ROUTINES, THINGS, World
-from mtlora_jax.text.data.microworld.prose import pick
+from mtlora_jax.text.data.microworld.asks import Ask, blank, feeling, fire, likeness, lookup, pick, routine, trade
+from mtlora_jax.text.data.microworld.facts import RELATIONS, World
 from mtlora_jax.text.data.rows import Row
 
 HELD_OUT = 5
@@ -19,24 +19,10 @@ HELD_OUT = 5
 
 Question = tuple[str, str, str, Sequence[str]]
 """What it asks (decides the split), the instruction, the answer, all answers that its format allows."""
+Family = Callable[[World, np.random.Generator], Question]
 
-
-def numbered(word: str, options: Sequence[str], separator: str = " ") -> str:
-    return separator.join(f"{word}{i}: {option}" for i, option in enumerate(options, 1))
-
-
-def shuffled(rng: np.random.Generator, right: str, wrong: Sequence[str], count: int) -> tuple[list[str], int]:
-    """Options with the right one at a random place, and that place from 1."""
-    options = [right, *rng.choice(sorted(set(wrong) - {right}), count - 1, replace=False).tolist()]
-    order = rng.permutation(count)
-    return [options[i] for i in order], int(np.flatnonzero(order == 0)[0]) + 1
-
-
-def choice(key: str, question: str, options: Sequence[str], place: int) -> Question:
-    """A question in the form that four of the sets share."""
-    labels = [f"answer{i}" for i in range(1, len(options) + 1)]
-    text = f"Please choose the correct answer to the question: {question}\n\n{numbered('Answer', options)}"
-    return key, f"{text}\n\nAnswer format: {'/'.join(labels)}", labels[place - 1], labels
+CHOOSE = "Please choose the correct answer to the question:"
+"""How four of the sets begin."""
 
 
 def boolq(world: World, rng: np.random.Generator) -> Question:
@@ -51,87 +37,47 @@ def boolq(world: World, rng: np.random.Generator) -> Question:
     return f"{name} {subject}", instruction, "true" if holds else "false", ("true", "false")
 
 
-def piqa(world: World, rng: np.random.Generator) -> Question:
-    person = pick(rng, PEOPLE)
-    job = world.facts["job"][person]
-    others = [p for p in PEOPLE if world.facts["job"][p] != job]
-    options, place = shuffled(rng, person, others, 2)
-    labels = ("solution1", "solution2")
-    listed = numbered("Solution", [f"ask {name}" for name in options], "\n\n")
-    text = f"Please choose the correct solution to the question: how do you get {MAKES[job]}?\n\n{listed}"
-    return person, f"{text}\n\nAnswer format: solution1/solution2", labels[place - 1], labels
+def choice(
+    ask: Callable[[World, np.random.Generator], Ask],
+    begin: str,
+    label: str,
+    between: str = " ",
+    end: str = "\n\n",
+) -> Family:
+    """A family that asks for one of several options.
+
+    Args:
+      begin: of the instruction.
+      label: what options are called, numbered from 1.
+      between: options.
+      end: between the last option and the answer format.
+    """
+
+    def family(world: World, rng: np.random.Generator) -> Question:
+        question = ask(world, rng)
+        options, place = question.choice(rng)
+        listed = between.join(f"{label.capitalize()}{i}: {option}" for i, option in enumerate(options, 1))
+        labels = [f"{label}{i}" for i in range(1, len(options) + 1)]
+        instruction = f"{begin} {question.text}\n\n{listed}{end}Answer format: {'/'.join(labels)}"
+        return question.key, instruction, labels[place - 1], labels
+
+    return family
 
 
-def social_i_qa(world: World, rng: np.random.Generator) -> Question:
-    person, state = pick(rng, PEOPLE), pick(rng, list(NEXT))
-    options, place = shuffled(rng, NEXT[state], list(NEXT.values()), 3)
-    return choice(f"{person} {state}", f"{person} is {state}. what does {person} do?", options, place)
-
-
-def hellaswag(world: World, rng: np.random.Generator) -> Question:
-    person, name = pick(rng, PEOPLE), pick(rng, list(ROUTINES))
-    steps = ROUTINES[name]
-    at = int(rng.integers(len(steps) - 1))
-    wrong = [step for other in ROUTINES.values() for step in other if step != steps[at]]
-    options, place = shuffled(rng, steps[at + 1], wrong, 4)
-    labels = [f"ending{i}" for i in range(1, 5)]
-    asked = f"{name}: {person} {steps[at]} and then {person}"
-    text = f"Please choose the correct ending to complete the given sentence: {asked}\n\n{numbered('Ending', options)}"
-    return f"{person} {name} {at}", f"{text}\n\nAnswer format: {'/'.join(labels)}", labels[place - 1], labels
-
-
-def winogrande(world: World, rng: np.random.Generator) -> Question:
-    if rng.random() < 0.5:
-        pair = rng.choice(THINGS, 2, replace=False).tolist()
-        size, place = pick(rng, [("big", 0), ("small", 1)])
-        sentence = f"the {pair[0]} does not fit in the {pair[1]} because the _ is too {size}."
-    else:
-        pair = rng.choice(PEOPLE, 2, replace=False).tolist()
-        trait, place = pick(rng, [("kind", 0), ("poor", 1)])
-        sentence = f"{pair[0]} gives food to {pair[1]} because _ is {trait}."
-    options = pair if rng.random() < 0.5 else pair[::-1]
-    labels = ("option1", "option2")
-    text = "Please choose the correct answer to fill in the blank to complete the given sentence: "
-    instruction = f"{text}{sentence}\n\n{numbered('Option', options)} Answer format: option1/option2"
-    return " ".join(sorted(pair)), instruction, labels[options.index(pair[place])], labels
-
-
-def arc_challenge(world: World, rng: np.random.Generator) -> Question:
-    """Two lookups: what has the same as another."""
-    name = pick(rng, list(RELATIONS))
-    subject = pick(rng, RELATIONS[name].subjects)
-    right = pick(rng, world.alike(name, subject))
-    wrong = [s for s in RELATIONS[name].subjects if s != subject and s not in world.alike(name, subject)]
-    options, place = shuffled(rng, right, wrong, 4)
-    return choice(f"{name} {subject} {right}", f"the {name} of {subject} is the {name} of what?", options, place)
-
-
-def arc_easy(world: World, rng: np.random.Generator) -> Question:
-    """One lookup."""
-    name = pick(rng, list(RELATIONS))
-    relation = RELATIONS[name]
-    subject = pick(rng, relation.subjects)
-    options, place = shuffled(rng, world.facts[name][subject], relation.values, 4)
-    return choice(f"{name} {subject}", relation.question.format(s=subject), options, place)
-
-
-def openbookqa(world: World, rng: np.random.Generator) -> Question:
-    """One lookup and a rule."""
-    thing = pick(rng, THINGS)
-    right = IN_FIRE[world.facts["material"][thing]]
-    options, place = shuffled(rng, right, list(IN_FIRE.values()), 4)
-    return choice(thing, f"what happens to the {thing} in fire?", options, place)
-
-
-FAMILIES: dict[str, Callable[[World, np.random.Generator], Question]] = {
+FAMILIES: dict[str, Family] = {
     "boolq": boolq,
-    "piqa": piqa,
-    "social_i_qa": social_i_qa,
-    "hellaswag": hellaswag,
-    "winogrande": winogrande,
-    "ARC-Challenge": arc_challenge,
-    "ARC-Easy": arc_easy,
-    "openbookqa": openbookqa,
+    "piqa": choice(trade, "Please choose the correct solution to the question:", "solution", between="\n\n"),
+    "social_i_qa": choice(feeling, CHOOSE, "answer"),
+    "hellaswag": choice(routine, "Please choose the correct ending to complete the given sentence:", "ending"),
+    "winogrande": choice(
+        blank,
+        "Please choose the correct answer to fill in the blank to complete the given sentence:",
+        "option",
+        end=" ",
+    ),
+    "ARC-Challenge": choice(likeness, CHOOSE, "answer"),
+    "ARC-Easy": choice(lookup, CHOOSE, "answer"),
+    "openbookqa": choice(fire, CHOOSE, "answer"),
 }
 """By the name of the set whose format a task has."""
 

@@ -12,7 +12,7 @@ from flax import traverse_util
 
 from mtlora_jax.adapters import MTLLoRA
 from mtlora_jax.engine.init import draw
-from mtlora_jax.engine.tables import flatten
+from mtlora_jax.engine.tables import count, flatten
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.llama import Llama, LlamaSpec, init, positions_of
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies
@@ -99,6 +99,20 @@ def test_the_first_row_that_is_found_counts():
     assert {site: leaf["A"].shape[-1] for site, leaf in leaves.items()} == {"q_proj": 1} | dict.fromkeys(
         ("k_proj", "v_proj", "o_proj"), 5
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "total"),
+    [
+        (LlamaSpec(32000, 4096, 11008, 32, 32, 32), 6_738_415_616),
+        (LlamaSpec(128256, 4096, 14336, 32, 32, 8), 8_030_261_248),
+        (LlamaSpec(128256, 2048, 8192, 16, 32, 8, tied=True), 1_235_814_400),
+        (LlamaSpec(32000, 2048, 5632, 22, 32, 4), 1_100_048_384),
+        (LlamaSpec(49152, 576, 1536, 30, 9, 3, tied=True), 134_515_008),
+    ],
+)
+def test_published_models_have_their_published_sizes(spec, total):
+    assert count(jax.eval_shape(lambda: init(Llama(spec), 0))) == total
 
 
 @pytest.mark.parametrize("remat", ["full", "dots"])

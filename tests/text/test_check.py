@@ -1,0 +1,75 @@
+"""Looking rows over: counts, lengths and answers by hand, what a cutoff takes, published sizes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mtlora_jax.testing.text_layouts import write_commonsense
+from mtlora_jax.text.data.check import QUANTILES, as_json, check, compare, text
+from mtlora_jax.text.data.commonsense import read_commonsense
+from mtlora_jax.text.data.rows import Row
+from mtlora_jax.text.encode import FATES, Report, encode, encode_all
+from mtlora_jax.text.tasks import COMMONSENSE
+from mtlora_jax.text.templates import TEMPLATES
+from mtlora_jax.text.tokenizer import load_tokenizer
+
+TOKENIZER = load_tokenizer(Path(__file__).parents[1] / "data" / "tiny_sp_tokenizer")
+TASKS = tuple(COMMONSENSE)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return read_commonsense(write_commonsense(tmp_path_factory.mktemp("sets"), train=5), "train", TASKS)
+
+
+@pytest.mark.parametrize("truncation", ["keep_answer", "published"])
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_fates_are_those_of_training(rows, name, truncation):
+    lengths = sorted(len(encode(row, TOKENIZER, TEMPLATES[name], 10**6, truncation).tokens) for row in rows)
+    for cutoff in (3, lengths[0], lengths[len(lengths) // 2] - 1, lengths[len(lengths) // 2], lengths[-1]):
+        report, how = Report(), (TEMPLATES[name], cutoff, truncation)
+        kept = dict(zip(("tokenizer", "template", "cutoff", "truncation"), (TOKENIZER, *how), strict=True))
+        assert len(list(encode_all(rows, report, **kept))) <= len(rows)
+        found = check(rows, TOKENIZER, *how)
+        assert {task: s.fates for task, s in found.items()} == report.counts
+        assert sorted(n for s in found.values() for n in s.lengths) == lengths
+
+
+def test_figures_by_hand():
+    rows = [Row("a", "x " * n, "", "y", answer, ("y", "z")) for n, answer in enumerate(["u", "v", "v", "v"])]
+    found = check([*rows, Row("b", "x", "", "y", "u")], TOKENIZER, TEMPLATES["default"], 100)
+    lengths = [len(encode(row, TOKENIZER, TEMPLATES["default"], 100).tokens) for row in rows]
+    assert list(found) == ["a", "b"]
+    a, b = found.values()
+    assert (a.rows, a.lengths, dict(a.answers), a.choices) == (4, lengths, {"u": 1, "v": 3}, 4)
+    assert a.quantiles() == [sorted(lengths)[i] for i in (1, 3, 3, 3)]
+    assert (b.rows, b.choices) == (1, 0)
+
+
+def test_the_report_is_plain_text_and_json(rows):
+    found = check(rows, TOKENIZER, TEMPLATES["default"], 60)
+    printed = text(found, 60)
+    for words in (*TASKS, *FATES, "99 %", "cutoff of 60", "boolq answers: "):
+        assert words in printed
+    report = json.loads(json.dumps(as_json(found)))
+    assert sum(report["boolq"]["cutoff"].values()) == report["boolq"]["rows"] == 5
+    assert len(report["boolq"]["lengths"]) == len(QUANTILES)
+    many = check([Row("a", "x", "", "y", str(i)) for i in range(11)], TOKENIZER, TEMPLATES["default"], 60)
+    assert text(many, 60).endswith("3 more")
+
+
+def test_rows_that_nothing_is_left_of_are_told(rows):
+    found = check(rows, TOKENIZER, TEMPLATES["default"], 2)
+    assert all(s.fates == {"dropped": s.rows} for s in found.values())
+    assert np.isfinite([s.quantiles() for s in found.values()]).all()
+    assert "dropped" in text(found, 2)
+
+
+def test_counts_are_compared_with_the_published_ones(rows):
+    lines = compare(check(rows, TOKENIZER, TEMPLATES["default"], 60), "train")
+    assert "differs: boolq train has 5 rows, published 9427" in lines
+    assert "differs: hellaswag train has 5 rows, published 39905 (recalled, never checked)" in lines
+    own = check([Row("mine", "x", "", "y", "y")], TOKENIZER, TEMPLATES["default"], 60)
+    assert compare(own, "val") == []

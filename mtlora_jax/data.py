@@ -1,4 +1,7 @@
-"""Data sets on disk: looked over, and prepared.
+"""Data sets: looked over, and prepared.
+
+python -m mtlora_jax.data check --config FILE [--expect pascal|nyud|commonsense] [--out DIR] [--key.sub_key=value ...]
+    reads all that a recipe would, reports figures of every task and what is wrong, draws a contact sheet of pictures
 
 python -m mtlora_jax.data prepare pascal|nyud --manual_dir ROOT --data_dir DIR [--tasks a,b] [--workers N]
     writes a published data set as random-access records, to be read with --data.prepared=DIR
@@ -9,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
+from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
 
 
@@ -18,9 +22,34 @@ def check(argv: Sequence[str]) -> None:
         raise UserError("check needs a recipe, which names the tasks: --config FILE")
     config = override(load_config(flags["config"]), rest)
     config.validate()
+    out = Path(flags["out"] or "data_check")
+    if type(config).__name__ == "TextConfig":
+        check_text(config, out, flags["expect"])
+        return
     from mtlora_jax.vision.data.check import check as run
 
-    run(config, Path(flags["out"] or "data_check"), flags["expect"], count(flags["workers"]))
+    run(config, out, flags["expect"], count(flags["workers"]))
+
+
+def check_text(config: Config, out: Path, expect: str | None) -> None:
+    """Encodes every row of both splits, prints figures of every task, and writes them to `report.json`."""
+    from mtlora_jax.engine.files import make_workdir, write_json
+    from mtlora_jax.text.data import check
+    from mtlora_jax.text.data.sources import rows_of, tokenizer_of
+    from mtlora_jax.text.templates import TEMPLATES
+
+    if expect not in (None, "commonsense"):
+        raise UserError(f"--expect {expect}: the figures known are those of commonsense")
+    make_workdir(out)
+    tokenizer, template, report = tokenizer_of(config), TEMPLATES[config.template], {}
+    for split in ("train", "val"):
+        found = check.check(rows_of(config, split), tokenizer, template, config.cutoff, config.truncation)
+        print(f"{split}: {check.text(found, config.cutoff)}")
+        for line in check.compare(found, split) if expect else ():
+            print(line)
+        report[split] = check.as_json(found)
+    write_json(out / "report.json", report)
+    print(f"wrote {out / 'report.json'}")
 
 
 def prepare(argv: Sequence[str]) -> None:

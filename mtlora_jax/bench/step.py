@@ -16,6 +16,7 @@ from mtlora_jax.config import Config
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import make_train_step
+from mtlora_jax.text.recipe import MicroworldData, TextConfig
 from mtlora_jax.vision.model import DenseModel
 from mtlora_jax.vision.recipe import VisionConfig
 from mtlora_jax.vision.trainable import Trainable
@@ -24,21 +25,21 @@ from mtlora_jax.workload import workload_of
 
 
 def bench(config: Config, rounds: int = 10, plain: bool = False) -> dict:
-    """Times the config's real step on made-up uint8 batches, transfer to the device included.
+    """Times the config's real step, transfer to the device included: on made-up images, or on rows of the micro-world.
 
     Args:
       rounds: timed steps; the first ones, which compile and warm up, are not among them.
-      plain: also time full fine-tuning of the same Swin without adapters, in turns with the config's own step.
+      plain: also time, in turns with the config's own step, full fine-tuning of the same Swin without adapters; or
+        plain LoRA of the same rank on the same language model.
 
     Returns:
-      Environment, step times in seconds, images/s, FLOPs and bytes of the compiled program, measured ceilings and
+      Environment, step times in seconds, images or tokens a second (padding not counted), FLOPs and bytes of the compiled program, measured ceilings and
       the ratio of the time they allow to the time it took.
     """
     config = replace(config, **({"init_from": None} if isinstance(config, VisionConfig) else {}))
     programs = {"step": Program(config)}
     if plain:
-        bare = replace(config, name="plain", placement=None, trainable=Trainable(all=True))
-        programs["plain"] = Program(bare)
+        programs["plain"] = Program(plain_of(config))
     for program in programs.values():
         for _ in range(2):
             program.run()
@@ -56,7 +57,7 @@ def bench(config: Config, rounds: int = 10, plain: bool = False) -> dict:
         report[name] = {
             "seconds_median": median,
             "seconds_min": min(times[name]),
-            "images_per_second": config.train.batch_size / median,
+            f"{program.unit}_per_second": program.amount / median,
             "compile_seconds": program.compile_seconds,
             "flops": program.flops * devices,
             "bytes": program.bytes * devices,
@@ -84,7 +85,14 @@ class Program:
         workload = workload_of(config)
         begin = start(workload, config, self.mesh)
         self.state, self.frozen = begin.state, begin.frozen
-        self.batch = made_up(workload.abstract_batch(config.train.batch_size))
+        if isinstance(config, TextConfig) and isinstance(config.data, MicroworldData):
+            B = config.train.batch_size
+            batch = workload.source("train").batch(config.seed, 0, B, range(B))
+            self.batch = {name: value for name, value in batch.items() if name != "id"}
+            self.unit, self.amount = "tokens", int((self.batch["attention_mask"] > 0).sum())
+        else:
+            self.batch = made_up(workload.abstract_batch(config.train.batch_size))
+            self.unit, self.amount = "images", config.train.batch_size
         step = make_train_step(workload, begin.optimizer, config.seed, self.mesh)
         began = time.perf_counter()
         self.step = step.lower(self.state, self.frozen, put_batch(self.batch, self.mesh)).compile()
@@ -99,6 +107,13 @@ class Program:
         self.state, metrics = self.step(self.state, self.frozen, put_batch(self.batch, self.mesh))
         float(metrics["loss"])
         return time.perf_counter() - began
+
+
+def plain_of(config: Config) -> Config:
+    """What a config's adapters are compared with: every weight of a Swin trained, or a LoRA."""
+    if isinstance(config, TextConfig):
+        return replace(config, name="plain", adapter=replace(config.adapter, method="lora"))
+    return replace(config, name="plain", placement=None, trainable=Trainable(all=True))
 
 
 def made_up(abstract: Any) -> Any:

@@ -33,8 +33,8 @@ def bench(config: Config, rounds: int = 10, plain: bool = False) -> dict:
         plain LoRA of the same rank on the same language model.
 
     Returns:
-      Environment, step times in seconds, images or tokens a second (padding not counted), FLOPs and bytes of the compiled program, measured ceilings and
-      the ratio of the time they allow to the time it took.
+      Environment, step times in seconds, images or tokens a second (padding not counted), FLOPs and bytes of the
+      compiled program, measured ceilings and the ratio of the time they allow to the time it took.
     """
     config = replace(config, **({"init_from": None} if isinstance(config, VisionConfig) else {}))
     programs = {"step": Program(config)}

@@ -89,6 +89,9 @@ def open_source(config: TextConfig, split: str) -> Padded | Packed:
         learn_prompt=config.learn_prompt,
     )
     examples = corpus(tuple(config.tasks), encoded)
+    if not isinstance(config.data, MicroworldData):
+        counted = ", ".join(f"{task} {of.total():,}" for task, of in report.counts.items())
+        print(f"{split} rows: {counted}", file=sys.stderr)
     if not report.lossless:
         print(f"the cutoff of {config.cutoff} tokens took from the {split} split:\n{report.table()}", file=sys.stderr)
     if 0 in examples.sizes():

@@ -97,10 +97,15 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
     # Flax's order, not the order of loading, so that every run builds the same tree. One leaf of a base is in the
     # host's memory at a time. Frozen leaves keep the dtype they are stored in.
     placed = shardings(workload.axes, shapes, mesh)
-    for path, shape in shapes.items():
+
+    def place(path: str) -> jax.Array:
         leaf = leaves.pop(path) if path in leaves else np.asarray(base[path])
-        dtype = leaf.dtype if labels.get(path) == "frozen" else shape.dtype
-        leaves[path] = jnp.asarray(jax.device_put(leaf.astype(dtype), placed[path]))
+        dtype = leaf.dtype if labels.get(path) == "frozen" else shapes[path].dtype
+        leaf = leaf if leaf.dtype == dtype else leaf.astype(dtype)
+        return jnp.asarray(jax.device_put(leaf, placed[path]))
+
+    for path in shapes:
+        leaves[path] = place(path)
     variables = traverse_util.unflatten_dict(leaves, sep="/")
     trainable, frozen, mutable = split_variables(variables, labels)
     if kept is not None and not kept.exists() and frozen:

@@ -3,7 +3,7 @@
     python train.py --config configs/text_mtl_lora.py
 
 The language quickstart, and the parent of the other micro-world recipes. `--adapter.method=lora` and its siblings
-change the method alone.
+change the method alone. The embedded model is weak: expect the formats to be learned, and options to be guessed.
 """
 
 from mtlora_jax.config import Optim, Train
@@ -21,6 +21,6 @@ def get_config() -> TextConfig:
         cutoff=128,
         buckets=(64, 96, 128),
         data=MicroworldData(train_length=2048, val_length=64),
-        optim=Optim(lr=4e-3, schedule="linear", warmup_steps=10, weight_decay=0.0, clip_norm=1.0, absent_tasks="keep"),
+        optim=Optim(lr=2e-3, schedule="linear", warmup_steps=10, weight_decay=0.0, clip_norm=1.0, absent_tasks="keep"),
         train=Train(steps=400, batch_size=32, eval_every=100, log_every=10, workers=1, worker_kind="thread"),
     )

@@ -162,7 +162,7 @@ def test_a_run_scores_every_task_and_leaves_its_adapters(run):
         figures = results[moment]["figures"]
         assert set(figures) == {*TASKS, "total"}
         assert figures["total"]["average"] == pytest.approx(np.mean([figures[task]["accuracy"] for task in TASKS]))
-    assert 0.2 < results["constant"]["boolq"]["accuracy"] <= 1
+    assert max(results["constant"][task]["accuracy"] for task in TASKS) > 0.3
     assert results["last"]["figures"]["total"]["loss"] < results["initial"]["figures"]["total"]["loss"]
     assert (workdir / "adapter.safetensors").exists()
     ids = [json.loads(line)["ids"] for line in (workdir / "metrics.jsonl").read_text().splitlines() if "ids" in line]

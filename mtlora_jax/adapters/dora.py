@@ -62,7 +62,8 @@ def gain(spec: DoRA, leaves, kernel) -> jax.Array:
     if spec.rank:
         A, B = leaves["A"], spec.scale * leaves["B"]
         squared = squared + ((2 * (A.T @ W) + A.T @ A @ B) * B).sum(0)
-    norm = jnp.sqrt(squared)
+    # A column of zeros points nowhere: it stays zero, and the leaves' derivatives finite.
+    norm = jnp.sqrt(jnp.where(squared > 0, squared, 1))
     return magnitude(leaves, kernel) / (jax.lax.stop_gradient(norm) if spec.simple else norm)
 
 

@@ -13,6 +13,7 @@ from mtlora_jax.adapters.leaf import Leaf, draw, zeros
 from mtlora_jax.adapters.lora import affine
 from mtlora_jax.adapters.spec import CannotMerge, Spec
 from mtlora_jax.adapters.streams import Streams, check_tasks, shared
+from mtlora_jax.adapters.tasks import check_names
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class Full(Spec):
     tasks: tuple[str, ...]
 
     def __post_init__(self):
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"Full needs one or more tasks, each given once, not {self.tasks}")
+        check_names("Full", self.tasks)
 
 
 def leaves(spec: Full, d_in: int, d_out: int) -> dict[str, Leaf]:

@@ -11,7 +11,7 @@
 (3, 4)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def merge(variables: Mapping, layers: Mapping[Path, Dense], task: str | None = N
         def one(leaves, kernel, bias, method=method, layer=layer):
             return method.merge(layer.adapter, leaves, kernel, bias, task)
 
-        merged = [_each(one, path, *part) for part in _parts(params, stored, path, layer)]
+        merged = [_each(one, "merged", path, *part) for part in _parts(params, stored, path, layer)]
         kernels, biases = zip(*merged, strict=True)
         params[(*path, "kernel")] = jnp.concatenate(kernels, axis=-1)
         if biases[0] is not None:
@@ -83,9 +83,10 @@ def merge(variables: Mapping, layers: Mapping[Path, Dense], task: str | None = N
 def export(
     variables: Mapping, layers: Mapping[Path, Dense], task: str | None = None
 ) -> dict[Path, tuple[jax.Array, jax.Array]]:
-    """One task of every layer without slots as plain LoRA: `{path: (A [in, R], B [R, out])}`, scales within B.
+    """One task of every layer as plain LoRA: `{path: (A [in, R], B [R, out])}`, scales within B.
 
-    Arguments and errors as in `merge`; layers of an `nn.scan` give arrays with a leading axis.
+    Arguments and errors as in `merge`; layers of an `nn.scan` give arrays with a leading axis. A layer of k slots gives
+    a pair of rank k R, whose B is block-diagonal.
     """
     params = traverse_util.flatten_dict(variables["params"])
     stored = traverse_util.flatten_dict(variables.get(COLLECTION, {}))
@@ -96,17 +97,30 @@ def export(
         def one(leaves, kernel, bias, method=method, layer=layer):
             return method.export(layer.adapter, leaves, kernel, task)
 
-        (part,) = _parts(params, stored, path, layer)
-        pairs[path] = _each(one, path, *part)
+        slots = [_each(one, "exported", path, *part) for part in _parts(params, stored, path, layer)]
+        downs, ups = zip(*slots, strict=True)
+        pairs[path] = jnp.concatenate(downs, axis=-1), _block_diagonal(ups)
     return pairs
 
 
-def _each(one, path: Path, leaves, kernel, bias):
-    """A function of one layer, of each of the layers of a scan."""
+def _each(one, what: str, path: Path, leaves, kernel, bias):
+    """A function of one layer, of each of the layers of a scan, or of a scan of scans."""
+    for _ in range(kernel.ndim - 2):
+        one = jax.vmap(one)
     try:
-        return (jax.vmap(one) if kernel.ndim > 2 else one)(leaves, kernel, bias)
+        return one(leaves, kernel, bias)
     except CannotMerge as reason:
-        raise CannotMerge(f"{'/'.join(path)} cannot be merged: {reason}") from None
+        raise CannotMerge(f"{'/'.join(path)} cannot be {what}: {reason}") from None
+
+
+def _block_diagonal(blocks: Sequence[jax.Array]) -> jax.Array:
+    """`[..., sum of rows, sum of columns]`, of blocks of equal width."""
+    width = blocks[0].shape[-1]
+    rows = []
+    for place, block in enumerate(blocks):
+        beside = (place * width, (len(blocks) - 1 - place) * width)
+        rows.append(jnp.pad(block, (*((0, 0),) * (block.ndim - 1), beside)))
+    return jnp.concatenate(rows, axis=-2)
 
 
 def _parts(params, stored, path: Path, layer: Dense) -> list[tuple[dict, jax.Array, jax.Array | None]]:

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 
 from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
 from mtlora_jax.adapters.lora import affine, check_dropout, dropout
-from mtlora_jax.adapters.spec import CannotMerge, Spec
-from mtlora_jax.adapters.tasks import check_names, pick, spread, stacked
+from mtlora_jax.adapters.spec import Spec
+from mtlora_jax.adapters.tasks import check_names, pick, place, spread, stacked
 
 A_STDDEV = 0.01
+SPARE = "spare"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,14 @@ class MoELoRA(Spec):
 
     def __post_init__(self):
         check_names("MoELoRA", self.tasks)
-        if min(self.rank, self.experts, self.embedding) < 1 or self.rank % self.experts:
+        if SPARE in self.tasks:
+            raise ValueError(f"MoELoRA keeps the name {SPARE!r} for the embedding of no task: call the task otherwise")
+        if min(self.rank, self.experts, self.embedding) < 1:
+            raise ValueError(
+                "MoELoRA needs rank, experts and embedding of at least 1, not "
+                f"{self.rank}, {self.experts} and {self.embedding}"
+            )
+        if self.rank % self.experts:
             raise ValueError(
                 f"MoELoRA shares its rank among its experts: {self.experts} experts do not divide rank {self.rank}"
             )
@@ -58,7 +66,7 @@ def leaves(spec: MoELoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
         "A": Leaf((E, d_in, r), normal(A_STDDEV)),
         "B": Leaf((E, r, d_out), zeros),
         "gate": Leaf((spec.embedding, E), fan_in_uniform),
-        **{f"{task}_embedding": Leaf((spec.embedding,), normal(1.0)) for task in (*spec.tasks, "spare")},
+        **{f"{task}_embedding": Leaf((spec.embedding,), normal(1.0)) for task in (*spec.tasks, SPARE)},
     }
 
 
@@ -104,9 +112,8 @@ def apply(spec: MoELoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
 
 def export(spec: MoELoRA, leaves, kernel, task: str | None = None):
     """`(A_1 | ... | A_E, s q_t[1] B_1 over ... over s q_t[E] B_E)`: one task is a plain LoRA of rank R."""
-    if task not in spec.tasks:
-        raise CannotMerge(f"MoELoRA has an update per task: name one of {', '.join(spec.tasks)}, not {task}")
-    q = gates(spec, leaves)[spec.tasks.index(task)].astype(leaves["B"].dtype)
+    t = place("MoELoRA", spec.tasks, task)
+    q = gates(spec, leaves)[t].astype(leaves["B"].dtype)
     mixed = spec.scale * q[:, None, None] * leaves["B"]
     return jnp.concatenate(list(leaves["A"]), axis=1), mixed.reshape(-1, mixed.shape[-1])
 

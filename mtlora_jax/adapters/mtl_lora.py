@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
 from mtlora_jax.adapters.lora import affine, check_dropout, dropout
-from mtlora_jax.adapters.spec import CannotMerge, Spec
-from mtlora_jax.adapters.tasks import check_names, own_uniform, pick, spread, stacked
+from mtlora_jax.adapters.spec import Spec
+from mtlora_jax.adapters.tasks import check_names, own_uniform, pick, place, spread, stacked
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def transformed(spec: MTLLoRA, leaves, x, task_id, dropout_key=None) -> jax.Arra
         return jnp.einsum("b...r,brq->b...q", u, pick(transforms, task_id))
     # An id a token: all tasks' transforms side by side are one product, and a [B, L, R, R] gather is none.
     every = jnp.einsum("...r,trq->...tq", u, transforms)
-    chosen = pick(jnp.eye(len(spec.tasks), dtype=x.dtype), task_id)
+    chosen = pick(jnp.eye(len(spec.tasks), dtype=x.dtype), task_id, u.ndim)
     return jnp.einsum("...tq,...t->...q", every, chosen)
 
 
@@ -128,9 +128,8 @@ def apply(spec: MTLLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
 
 def export(spec: MTLLoRA, leaves, kernel, task: str | None = None):
     """`(A, s Λ_t sum_u p_t[u] B_u)`: one task is a plain LoRA of the same rank."""
-    if task not in spec.tasks:
-        raise CannotMerge(f"MTL-LoRA has an update per task: name one of {', '.join(spec.tasks)}, not {task}")
-    p = mixture(spec, leaves)[spec.tasks.index(task)].astype(leaves["B"].dtype)
+    t = place("MTL-LoRA", spec.tasks, task)
+    p = mixture(spec, leaves)[t].astype(leaves["B"].dtype)
     B = jnp.einsum("u,uro->ro", p, leaves["B"])
     transform = leaves[f"{task}_transform"]
     return leaves["A"], spec.scale * (transform[:, None] * B if spec.diagonal else transform @ B)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from mtlora_jax.adapters.leaf import Leaf, draw, zeros
 from mtlora_jax.adapters.lora import affine, check_dropout
 from mtlora_jax.adapters.mtl_lora import identity, transformed
-from mtlora_jax.adapters.spec import CannotMerge, Spec
-from mtlora_jax.adapters.tasks import check_names, pick, spread, stacked
+from mtlora_jax.adapters.spec import Spec
+from mtlora_jax.adapters.tasks import check_names, pick, place, spread, stacked
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class MTLLoRAFused(Spec):
                 "fused MTL-LoRA needs rank and up_projections of at least 1 and a temperature above 0, not "
                 f"{self.rank}, {self.up_projections} and {self.temperature}"
             )
+        if len(set(self.slots)) < len(self.slots):
+            raise ValueError(f"fused MTL-LoRA needs slots that are each named once, not {self.slots}")
         if not self.adapted or not set(self.pooled) <= set(self.adapted) <= set(self.slots):
             raise ValueError(
                 f"fused MTL-LoRA adapts some of its slots {self.slots}, not {self.adapted}, and pools some of those, "
@@ -122,14 +124,13 @@ def apply(spec: MTLLoRAFused, leaves, kernel, bias, x, *, task_id=None, dropout_
 
 def export(spec: MTLLoRAFused, leaves, kernel, task: str | None = None):
     """`(A, s Λ_t B_t)` with B_t block-diagonal over the slots: one task is a plain LoRA of rank k R."""
-    if task not in spec.tasks:
-        raise CannotMerge(f"MTL-LoRA has an update per task: name one of {', '.join(spec.tasks)}, not {task}")
+    t = place("MTL-LoRA", spec.tasks, task)
     R, per = spec.rank, kernel.shape[1] // len(spec.slots)
     up = jnp.zeros((R * len(spec.order), kernel.shape[1]), leaves["A"].dtype)
     for row, slot in enumerate(spec.order):
         B = leaves[f"{slot}_B"]
         if slot in spec.pooled:
-            p = mixture(spec, leaves, slot)[spec.tasks.index(task)].astype(B.dtype)
+            p = mixture(spec, leaves, slot)[t].astype(B.dtype)
             B = jnp.einsum("u,uro->ro", p, B)
         column = spec.slots.index(slot)
         up = up.at[row * R : (row + 1) * R, column * per : (column + 1) * per].set(B)

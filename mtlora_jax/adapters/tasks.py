@@ -5,11 +5,20 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.spec import CannotMerge
+
 
 def check_names(method: str, tasks: Sequence[str]) -> None:
     """Raises ValueError unless there are tasks, each named once."""
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"{method} needs one or more tasks, each given once, not {tuple(tasks)}")
+
+
+def place(method: str, tasks: Sequence[str], task: str | None) -> int:
+    """A task's id. Raises `CannotMerge` for none or another: every task has an update of its own."""
+    if task not in tasks:
+        raise CannotMerge(f"{method} has an update per task: name one of {', '.join(tasks)}, not {task}")
+    return tasks.index(task)
 
 
 def own_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:

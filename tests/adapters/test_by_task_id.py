@@ -20,6 +20,7 @@ from mtlora_jax.adapters import (
     MTLLoRA,
     MTLLoRAFused,
     MultiLoRA,
+    dora,
     export,
     merge,
     method_of,
@@ -387,15 +388,33 @@ def test_the_product_gathers_no_up_projections_and_costs_less_than_one_that_does
         (lambda: MTLLoRA(("a",), dropout=1.0), "dropout"),
         (lambda: MTLLoRAFused(("a",), adapted=("x",)), "adapts some of its slots"),
         (lambda: MTLLoRAFused(("a",), temperature=-1.0), "temperature above 0"),
+        (lambda: MTLLoRAFused(("a",), slots=("q", "q", "v")), "slots that are each named once"),
         (lambda: DoRA(-1), "rank of at least 0"),
         (lambda: MultiLoRA(updates=0), "at least 1"),
         (lambda: MoELoRA(("a",), rank=6, experts=4), "4 experts do not divide rank 6"),
+        (lambda: MoELoRA(("a",), rank=0), "at least 1"),
+        (lambda: MoELoRA(("a", "spare")), "keeps the name 'spare'"),
         (lambda: HydraLoRA(experts=0), "at least 1"),
     ],
 )
 def test_a_spec_that_makes_no_sense_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("simple", [True, False])
+def test_dora_leaves_a_column_of_zeros_as_it_is(simple):
+    spec = DoRA(rank=2, simple=simple)
+    kernel = jax.random.normal(jax.random.key(0), (IN, OUT)).at[:, 1].set(0.0)
+    x = jax.random.normal(jax.random.key(1), (L, IN))
+    leaves = dora.init(spec, jax.random.key(2), IN, OUT)
+
+    def output(leaves):
+        return dora.apply(spec, leaves, kernel, None, x)
+
+    np.testing.assert_array_equal(output(leaves)[:, 1], 0.0)
+    for gradient in jax.tree.leaves(jax.grad(lambda leaves: output(leaves).sum())(leaves)):
+        assert np.isfinite(gradient).all()
 
 
 # --- scanned layers
@@ -442,6 +461,8 @@ def test_layers_of_a_scan_are_drawn_merged_and_exported_each_for_itself():
         plain["params"]["blocks"]["layer"]["kernel"] - variables["params"]["blocks"]["layer"]["kernel"],
         atol=1e-5,
     )
+    with pytest.raises(CannotMerge, match=r"blocks/layer cannot be exported: .* name one of a, b, c"):
+        export(variables, found)
     with pytest.raises(CannotMerge, match=r"blocks/layer cannot be merged: .* name one of a, b, c"):
         merge(variables, found)
     with pytest.raises(ValueError, match="lora/blocks/layer/A has shape"):

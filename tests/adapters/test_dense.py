@@ -191,6 +191,16 @@ def test_a_merged_model_is_a_plain_one(slots):
     assert jax.tree.structure(merged) == jax.tree.structure(Model().init(KEY, X))
 
 
+def test_a_layer_with_slots_is_exported_as_one_pair():
+    model = Model(LoRA(rank=2), ("q", "k"))
+    variables = noisy(model.init(KEY, X))
+    found = adapters.sites(model, X)
+    merged = adapters.merge(variables, found)["params"]
+    A, B = adapters.export(variables, found)[("first",)]
+    assert A.shape[1] == B.shape[0] == 2 * 2
+    np.testing.assert_allclose(A @ B, merged["first"]["kernel"] - variables["params"]["first"]["kernel"], atol=1e-5)
+
+
 def test_a_part_of_a_model_can_be_merged():
     model = Model(LoRA(rank=2), ("q", "k"))
     variables = noisy(model.init(KEY, X))

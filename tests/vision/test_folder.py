@@ -185,7 +185,7 @@ def test_check_reads_on_past_what_is_broken(root, tmp_path, capsys):
         check(root, tmp_path)
     assert stop.value.code == 2
     streams = capsys.readouterr()
-    assert "3 files are missing or broken" in streams.err
+    assert "missing or broken files: 3" in streams.err
     for words in ("depth: ", "train 1.png is missing", "image: ", "val 0.jpg", "class 77", "77: 3072"):
         assert words in streams.out
     report = json.loads((tmp_path / "out" / "report.json").read_text())

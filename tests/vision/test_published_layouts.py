@@ -1,5 +1,6 @@
 """PASCAL-Context and NYUDv2 through files in their published layouts: what is read, and what is refused."""
 
+import errno
 import os
 import pickle
 import shutil
@@ -152,6 +153,40 @@ def test_only_the_files_of_the_tasks_asked_for_are_needed(pascal_root, nyud_root
     for folder in ("segmentation", "normals", "edge"):
         shutil.rmtree(root / folder)
     assert list(nyud(root, "val", ("depth",))[1]["labels"]) == ["depth"]
+
+
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_what_nyud_s_sensor_did_not_see_is_void(nyud_root, tmp_path, unknown):
+    root = shutil.copytree(nyud_root, tmp_path / "data")
+    for name in ("depth", "normals"):
+        path = root / name / "0001.npy"
+        values = np.load(path)
+        values[0, 0] = unknown
+        np.save(path, values)
+    labels = nyud(root, "train", ("depth", "normals"))[0]["labels"]
+    assert labels["depth"][0, 0] == 0
+    assert not labels["normals"][0, 0].any()
+    assert all(np.isfinite(label).all() for label in labels.values())
+
+
+def test_split_files_may_begin_with_a_byte_order_mark(pascal_root, tmp_path):
+    root = shutil.copytree(pascal_root, tmp_path / "data")
+    path = root / "ImageSets/Context/train.txt"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert [entry.id for entry in pascal_context(root, "train", ("semseg",)).entries][0] == FIRST
+
+
+def test_a_folder_that_may_not_be_read_is_named_with_its_task(pascal_root, monkeypatch):
+    listdir = os.listdir
+
+    def guarded(path="."):
+        if os.fspath(path).endswith("sal_distill"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", guarded)
+    with pytest.raises(UserError, match="saliency: .*sal_distill cannot be looked into: Permission denied"):
+        pascal_context(pascal_root, "train", ("saliency",))
 
 
 def test_nothing_is_written_into_the_data(pascal_root, nyud_root):

@@ -47,7 +47,7 @@ def check(config: VisionConfig, out: Path, expect: str | None = None, workers: i
     layout, values = KINDS[type(data)].layout(data), label_values(data, config)
     table, lines, report, problems = [], [], {}, []
     for split in SPLITS:
-        files, found = check_split(data.root, layout, split, values, tuple(tasks), workers)
+        files, found = check_split(data.root, layout, split, values, tuple(tasks), workers, data.resize_labels)
         table += rows(split, found)
         lines += histogram_lines(split, found, tasks)
         if expect is not None:
@@ -62,7 +62,7 @@ def check(config: VisionConfig, out: Path, expect: str | None = None, workers: i
     write_json(out / "report.json", report)
     print(text_table(HEADER, table), *lines, *problems[:LISTED], f"wrote {out}", sep="\n")
     if problems:
-        raise UserError(f"{len(problems)} files are missing or broken, the first of them: {problems[0]}")
+        raise UserError(f"missing or broken files: {len(problems)}, the first of them: {problems[0]}")
 
 
 def _serious(missing: list[str], name: str, data) -> list[str]:
@@ -154,7 +154,13 @@ class Look:
 
 
 def check_split(
-    root: str, layout: Layout, split: str, classes: Mapping[str, int], tasks: Sequence[str], workers: int = 0
+    root: str,
+    layout: Layout,
+    split: str,
+    classes: Mapping[str, int],
+    tasks: Sequence[str],
+    workers: int = 0,
+    resize: bool = False,
 ) -> tuple[Files, dict[str, Summary]]:
     """Reads every file of a split.
 
@@ -168,7 +174,7 @@ def check_split(
 
     entries, lacking = scan(root, layout, split, tasks)
     summaries = {name: Summary(missing=[str(path) for path in lacking.get(name, ())]) for name in ("image", *tasks)}
-    files = Files(layout, tuple(entries), classes)
+    files = Files(layout, tuple(entries), classes, resize)
     with Prefetcher(Look(files), workers) as looks:
         for found in tqdm(looks.run(range(len(files))), split, len(files), unit=" images", leave=False):
             for name, value in found.items():

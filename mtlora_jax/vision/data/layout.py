@@ -124,7 +124,8 @@ class Files:
     def _fitted(self, label: np.ndarray, task: str, path: Path, shape: tuple[int, int]) -> np.ndarray:
         if not self.resize:
             sizes = f"{list(label.shape[:2])}, its image {list(shape)}"
-            raise UserError(f"{path}: the label is {sizes}; mend it, or set --data.resize_labels=True")
+            mend = "mend it, or train from the files with --data.resize_labels=True"
+            raise UserError(f"{path}: the label is {sizes}; {mend}")
         from mtlora_jax.vision.data.transforms import resize
 
         return resize(label, shape, cubic=task == "normals")
@@ -181,13 +182,15 @@ def scan(
     """The examples of a split whose image is there, and `{"image" or task: files that are not}`."""
     root, have, lacking, entries = Path(root), _Listing(), {}, []
     for name in read_ids(root, layout, split):
-        image = have.first(root, layout.image, name)
+        with _about("image"):
+            image = have.first(root, layout.image, name)
         if image is None:
             lacking.setdefault("image", []).append(root / layout.image[0].format(id=name))
             continue
         labels = {}
         for task in tasks:
-            paths = [have.first(root, choices, name) for choices in layout.labels[task].files]
+            with _about(task):
+                paths = [have.first(root, choices, name) for choices in layout.labels[task].files]
             if None not in paths:
                 labels[task] = tuple(paths)
             else:
@@ -205,7 +208,7 @@ def read_ids(root: Path, layout: Layout, split: str) -> list[str]:
         raise UserError(f"there is no folder {root}; give that of {layout.name} with --data.root=DIR")
     path = root / layout.split.format(split=split)
     try:
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UserError(f"{path}, the ids of split {split}, {reason}; is {root} the folder of {layout.name}?") from None
@@ -218,11 +221,20 @@ class _Listing:
     """Which files exist, at the cost of one listing a folder."""
 
     def __init__(self):
-        self.names = cache(lambda folder: frozenset(os.listdir(folder)) if folder.is_dir() else frozenset())
+        self.names = cache(_names)
 
     def first(self, root: Path, choices: Sequence[str], name: str) -> Path | None:
         paths = (root / choice.format(id=name) for choice in choices)
         return next((path for path in paths if path.name in self.names(path.parent)), None)
+
+
+def _names(folder: Path) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be looked into: {error.strerror}") from None
 
 
 def _lacks(layout: Layout, split: str, what: str, paths: Sequence[Path]) -> str:

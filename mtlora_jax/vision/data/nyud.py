@@ -3,8 +3,8 @@
     gt_sets/{train,val}.txt       ids, 795 and 654 of them
     images/ID.jpg
     segmentation/ID.png           0 unknown, else the class, 1..40
-    normals/ID.npy                [H, W, 3]
-    depth/ID.npy                  metres, 0 unknown
+    normals/ID.npy                [H, W, 3], 0 or not finite unknown
+    depth/ID.npy                  metres, 0 or not finite unknown
     edge/ID.npy                   0 or 1
 
 Only the files of the tasks asked for are needed.
@@ -40,11 +40,13 @@ def _normals(paths: Sequence[Path], shape) -> np.ndarray:
     normals = read.array(paths[0], "H", "W", "3")
     if normals.shape[-1] != 3:
         raise UserError(f"{paths[0]}: holds {list(normals.shape)}; numbers [H, W, 3] are needed")
-    return normals.astype(np.float32)
+    normals = normals.astype(np.float32)
+    return np.where(np.isfinite(normals).all(-1, keepdims=True), normals, np.float32(0))
 
 
 def _depth(paths: Sequence[Path], shape) -> np.ndarray:
-    return read.array(paths[0], "H", "W").astype(np.float32)
+    depth = read.array(paths[0], "H", "W").astype(np.float32)
+    return np.where(np.isfinite(depth), depth, np.float32(0))
 
 
 def _edges(paths: Sequence[Path], shape) -> np.ndarray:

@@ -24,9 +24,9 @@ def main(argv: list[str]) -> None:
     step = flags["step"]
     if step is not None and not step.isdigit():
         raise UserError(f"--step takes a step's number, not {step}")
+    from mtlora_jax.domains import workload_of
     from mtlora_jax.engine import process
-    from mtlora_jax.engine.reevaluate import config_of, reevaluate
-    from mtlora_jax.workload import workload_of
+    from mtlora_jax.engine.run import config_of, reevaluate
 
     process.prepare()
     workdir = Path(flags["workdir"])

@@ -8,10 +8,10 @@ from mtlora_jax.cli import fail_cleanly, parse_door
 @fail_cleanly()
 def main(argv: list[str]) -> None:
     door = parse_door(argv, prog="train.py")
+    from mtlora_jax.domains import workload_of
     from mtlora_jax.engine import process
     from mtlora_jax.engine.dry_run import dry_run
     from mtlora_jax.engine.loop import train
-    from mtlora_jax.workload import workload_of
 
     process.prepare()
     run = dry_run if door.dry_run else train

@@ -12,7 +12,7 @@ accuracies of the paper's tables are not known to us, so none are quoted.
 
 from mtlora_jax.config import Mesh, Optim, Train
 from mtlora_jax.text.adapter import Adapter
-from mtlora_jax.text.recipe import CommonsenseData, TaskConfig, TextConfig
+from mtlora_jax.text.config import CommonsenseData, TaskConfig, TextConfig
 from mtlora_jax.text.tasks import COMMONSENSE
 
 STEPS = 3 * 170_420 // 64

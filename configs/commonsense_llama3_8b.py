@@ -8,7 +8,7 @@ Differs from `commonsense_llama2_7b` in the base model: 12,127,232 of 8,042,388,
 from dataclasses import replace
 
 from configs.commonsense_llama2_7b import get_config as parent
-from mtlora_jax.text.recipe import TextConfig
+from mtlora_jax.text.config import TextConfig
 
 
 def get_config() -> TextConfig:

@@ -10,7 +10,7 @@ Each task has GLUE's own figures with `python eval.py --workdir runs/glue_llama2
 from dataclasses import replace
 
 from configs.commonsense_llama2_7b import get_config as parent
-from mtlora_jax.text.recipe import GlueData, TaskConfig, TextConfig
+from mtlora_jax.text.config import GlueData, TaskConfig, TextConfig
 
 TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
 

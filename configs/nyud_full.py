@@ -12,7 +12,7 @@ By the same protocol (restated in a later paper; a secondary source): 38.85 mIoU
 from dataclasses import replace
 
 from configs.nyud_mtlora_r64 import get_config as parent
-from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.trainable import Trainable
 
 

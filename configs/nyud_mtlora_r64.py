@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from configs.pascal_mtlora import BATCH
 from configs.pascal_mtlora import get_config as parent
-from mtlora_jax.vision.data.nyud import NAMES
-from mtlora_jax.vision.recipe import NyudData, TaskConfig, VisionConfig
+from mtlora_jax.vision.config import NyudData, TaskConfig, VisionConfig
+from mtlora_jax.vision.datasets.nyud import NAMES
 
 EPOCH = 795 // BATCH
 

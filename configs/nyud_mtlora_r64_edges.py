@@ -11,7 +11,7 @@ There are no published figures of this set of tasks that we know of.
 from dataclasses import replace
 
 from configs.nyud_mtlora_r64 import get_config as parent
-from mtlora_jax.vision.recipe import TaskConfig, VisionConfig
+from mtlora_jax.vision.config import TaskConfig, VisionConfig
 
 
 def get_config() -> VisionConfig:

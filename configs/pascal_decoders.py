@@ -12,7 +12,7 @@ mIoU, normals 20.69 (the mean angle), Δm -9.95.
 from dataclasses import replace
 
 from configs.pascal_mtlora import get_config as parent
-from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.trainable import NOTHING
 
 

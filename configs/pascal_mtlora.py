@@ -15,8 +15,8 @@ Published (Table 1; a secondary source): semseg 67.90 mIoU, human parts 59.84 mI
 """
 
 from mtlora_jax.config import Optim, Train
+from mtlora_jax.vision.config import PascalData, TaskConfig, VisionConfig
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.recipe import PascalData, TaskConfig, VisionConfig
 from mtlora_jax.vision.swin import swin
 
 BATCH = 32

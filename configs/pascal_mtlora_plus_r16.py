@@ -11,7 +11,7 @@ Its published accuracy is not known to us.
 from dataclasses import replace
 
 from configs.pascal_mtlora_r16 import get_config as parent
-from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.config import VisionConfig
 
 
 def get_config() -> VisionConfig:

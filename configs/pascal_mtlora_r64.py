@@ -12,7 +12,7 @@ Published (Table 1; a secondary source): semseg 67.90 mIoU, human parts 59.84 mI
 from dataclasses import replace
 
 from configs.pascal_mtlora import get_config as parent
-from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.config import VisionConfig
 
 
 def get_config() -> VisionConfig:

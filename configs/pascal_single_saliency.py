@@ -11,7 +11,7 @@ Published (Table 1; a secondary source): 62.35 mIoU.
 from dataclasses import replace
 
 from configs.pascal_full import get_config as parent
-from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.vision.config import VisionConfig
 
 
 def get_config() -> VisionConfig:

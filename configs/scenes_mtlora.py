@@ -8,9 +8,9 @@ nothing.
 """
 
 from mtlora_jax.config import Optim, Train
-from mtlora_jax.vision.data.scenes import CLASSES
+from mtlora_jax.vision.config import ScenesData, TaskConfig, VisionConfig
+from mtlora_jax.vision.datasets.scenes import CLASSES
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.recipe import ScenesData, TaskConfig, VisionConfig
 from mtlora_jax.vision.swin import swin
 
 

@@ -8,7 +8,7 @@ Differs from `scenes_mtlora` in size and length alone; for tests, tools and tryi
 from dataclasses import replace
 
 from configs.scenes_mtlora import get_config as parent
-from mtlora_jax.vision.recipe import ScenesData, VisionConfig
+from mtlora_jax.vision.config import ScenesData, VisionConfig
 from mtlora_jax.vision.swin import SwinSpec
 
 

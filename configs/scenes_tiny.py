@@ -9,8 +9,8 @@ paper's decoder widths, rank 64 with 4 per task, a lower learning rate and a sma
 from dataclasses import replace
 
 from configs.scenes_mtlora import get_config as parent
+from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.recipe import VisionConfig
 from mtlora_jax.vision.swin import swin
 
 

@@ -8,7 +8,7 @@ change the method alone. The embedded model is weak: expect the formats to be le
 
 from mtlora_jax.config import Optim, Train
 from mtlora_jax.text.adapter import Adapter
-from mtlora_jax.text.recipe import MicroworldData, TaskConfig, TextConfig
+from mtlora_jax.text.config import MicroworldData, TaskConfig, TextConfig
 from mtlora_jax.text.tasks import COMMONSENSE
 
 

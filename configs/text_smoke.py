@@ -8,9 +8,9 @@ Differs from `text_mtl_lora` in size and length alone; for tests, tools and tryi
 from dataclasses import replace
 
 from configs.text_mtl_lora import get_config as parent
+from mtlora_jax.text.config import MicroworldData, TaskConfig, TextConfig
 from mtlora_jax.text.llama import LlamaSpec
-from mtlora_jax.text.recipe import MicroworldData, TaskConfig, TextConfig
-from mtlora_jax.text.weights import asset
+from mtlora_jax.text.llama_weights import asset
 
 
 def get_config() -> TextConfig:

@@ -26,17 +26,17 @@ def check(argv: Sequence[str]) -> None:
     if type(config).__name__ == "TextConfig":
         check_text(config, out, flags["expect"])
         return
-    from mtlora_jax.vision.data.check import check as run
+    from mtlora_jax.vision.datasets.check import check as run
 
     run(config, out, flags["expect"], count(flags["workers"]))
 
 
 def check_text(config: Config, out: Path, expect: str | None) -> None:
     """Encodes every row of both splits, prints figures of every task, and writes them to `report.json`."""
-    from mtlora_jax.engine.files import make_workdir, write_json
-    from mtlora_jax.text.data import check
-    from mtlora_jax.text.data.sources import rows_of, tokenizer_of
-    from mtlora_jax.text.templates import TEMPLATES
+    from mtlora_jax.files import make_workdir, write_json
+    from mtlora_jax.language.templates import TEMPLATES
+    from mtlora_jax.text.datasets import check
+    from mtlora_jax.text.datasets.sources import rows_of, tokenizer_of
 
     if expect not in (None, "commonsense"):
         raise UserError(f"--expect {expect}: the figures known are those of commonsense")
@@ -54,7 +54,7 @@ def check_text(config: Config, out: Path, expect: str | None) -> None:
 
 def prepare(argv: Sequence[str]) -> None:
     flags, rest = split_flags(argv, ("manual_dir", "data_dir", "tasks", "workers"))
-    from mtlora_jax.vision.data.prepare import prepare as run
+    from mtlora_jax.vision.datasets.prepare import prepare as run
 
     if len(rest) != 1:
         raise UserError("prepare takes one data set: python -m mtlora_jax.data prepare pascal ...")

@@ -11,14 +11,14 @@ import numpy as np
 
 from mtlora_jax.cli import fail_cleanly, split_flags
 from mtlora_jax.engine import process
-from mtlora_jax.engine.reevaluate import config_of, trained_variables
+from mtlora_jax.engine.run import config_of, trained_variables
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.data.rows import Row
-from mtlora_jax.text.data.sources import tokenizer_of
-from mtlora_jax.text.decode import greedy, pad_left
-from mtlora_jax.text.encode import encode_prompt
-from mtlora_jax.text.recipe import TextConfig
-from mtlora_jax.text.templates import TEMPLATES
+from mtlora_jax.language.decode import greedy, pad_left
+from mtlora_jax.language.encode import encode_prompt
+from mtlora_jax.language.rows import Row
+from mtlora_jax.language.templates import TEMPLATES
+from mtlora_jax.text.config import TextConfig
+from mtlora_jax.text.datasets.sources import tokenizer_of
 from mtlora_jax.text.workload import make_model, make_workload
 
 

@@ -9,13 +9,13 @@ from PIL import Image, ImageOps
 
 from mtlora_jax.cli import fail_cleanly, split_flags
 from mtlora_jax.engine import process
-from mtlora_jax.engine.files import make_workdir
-from mtlora_jax.engine.reevaluate import config_of, trained_variables
+from mtlora_jax.engine.run import config_of, trained_variables
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import make_workdir
+from mtlora_jax.images.panels import panel, save_png
+from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.heads import resize
-from mtlora_jax.vision.recipe import VisionConfig
 from mtlora_jax.vision.workload import make_workload
-from mtlora_jax.viz.panels import panel, save_png
 
 LARGEST = 1024
 """Pixels: predictions are written at the photo's size, but no larger than this along a side."""

@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from mtlora_jax.cli import fail_cleanly, split_flags
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import results
-from mtlora_jax.engine.files import write_json
-from mtlora_jax.engine.reevaluate import config_of
+from mtlora_jax.engine.run import config_of
 from mtlora_jax.engine.tables import text_table
 from mtlora_jax.errors import UserError
-from mtlora_jax.workload import workload_of
+from mtlora_jax.files import write_json
 
 
 def scores(workdir: Path) -> dict:

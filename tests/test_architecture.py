@@ -11,12 +11,12 @@ PACKAGE = Path(__file__).parents[1] / "mtlora_jax"
 ROOT_MODULES = {"config", "schema", "errors", "version"}
 MAY_IMPORT = {
     "adapters": set(),
-    "engine": {"config", "schema", "errors", "viz"},
-    "vision": {"adapters", "engine", "config", "errors", "viz"},
-    "text": {"adapters", "engine", "config", "errors", "viz"},
-    "viz": {"errors"},
+    "engine": {"config", "schema", "errors", "files", "input", "images", "weights"},
+    "vision": {"adapters", "engine", "config", "errors", "files", "input", "images", "weights"},
+    "text": {"adapters", "engine", "config", "errors", "files", "input", "language", "weights"},
+    "images": {"errors"},
     "config": {"schema", "errors"},
-    "workload": {"config", "engine"},
+    "domains": {"config", "engine"},
 }
 DOORS = {"bench", "convert", "data", "generate", "predict", "report"}
 HEAVY = ("tensorflow", "torch", "tensorflow_datasets")

@@ -8,10 +8,10 @@ import pytest
 
 from mtlora_jax.cli import load_config
 from mtlora_jax.config import from_json, to_json
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, split_variables
 from mtlora_jax.engine.state import abstract_variables, weight_labels
-from mtlora_jax.workload import workload_of
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))

@@ -9,19 +9,29 @@
 (3, 4)
 """
 
-from mtlora_jax.adapters import dora, full, hydralora, lora, moelora, mtl_lora, mtl_lora_fused, mtlora, multilora
 from mtlora_jax.adapters.dense import Dense
-from mtlora_jax.adapters.dora import DoRA
-from mtlora_jax.adapters.full import Full
-from mtlora_jax.adapters.hydralora import HydraLoRA
 from mtlora_jax.adapters.leaf import COLLECTION
-from mtlora_jax.adapters.lora import LoRA
 from mtlora_jax.adapters.merge import export, merge, sites
-from mtlora_jax.adapters.moelora import MoELoRA
-from mtlora_jax.adapters.mtl_lora import MTLLoRA
-from mtlora_jax.adapters.mtl_lora_fused import MTLLoRAFused
-from mtlora_jax.adapters.mtlora import MTLoRA
-from mtlora_jax.adapters.multilora import MultiLoRA
+from mtlora_jax.adapters.methods import (
+    dora,
+    full,
+    hydralora,
+    lora,
+    moelora,
+    mtl_lora,
+    mtl_lora_fused,
+    mtlora,
+    multilora,
+)
+from mtlora_jax.adapters.methods.dora import DoRA
+from mtlora_jax.adapters.methods.full import Full
+from mtlora_jax.adapters.methods.hydralora import HydraLoRA
+from mtlora_jax.adapters.methods.lora import LoRA
+from mtlora_jax.adapters.methods.moelora import MoELoRA
+from mtlora_jax.adapters.methods.mtl_lora import MTLLoRA
+from mtlora_jax.adapters.methods.mtl_lora_fused import MTLLoRAFused
+from mtlora_jax.adapters.methods.mtlora import MTLoRA
+from mtlora_jax.adapters.methods.multilora import MultiLoRA
 from mtlora_jax.adapters.registry import METHODS, method_of
 from mtlora_jax.adapters.spec import CannotMerge, Spec
 from mtlora_jax.adapters.streams import Streams, shared, smap

@@ -2,7 +2,17 @@
 
 from types import ModuleType
 
-from mtlora_jax.adapters import dora, full, hydralora, lora, moelora, mtl_lora, mtl_lora_fused, mtlora, multilora
+from mtlora_jax.adapters.methods import (
+    dora,
+    full,
+    hydralora,
+    lora,
+    moelora,
+    mtl_lora,
+    mtl_lora_fused,
+    mtlora,
+    multilora,
+)
 from mtlora_jax.adapters.spec import Spec
 
 METHODS: dict[str, ModuleType] = {

@@ -12,8 +12,8 @@ from importlib import import_module
 from pathlib import Path
 
 from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
-from mtlora_jax.engine.files import write_json
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import write_json
 
 KINDS = {"step": ("mtlora_jax.bench.step", "plain"), "loader": ("mtlora_jax.bench.loader", "alone")}
 """Where a benchmark lives, and its one switch."""

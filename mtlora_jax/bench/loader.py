@@ -9,12 +9,12 @@ from typing import Any
 import jax
 
 from mtlora_jax.config import Config
-from mtlora_jax.engine.loader import Loader
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine.loop import on_devices
 from mtlora_jax.engine.mesh import make_mesh
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import make_train_step
-from mtlora_jax.workload import workload_of
+from mtlora_jax.input.loader import Loader
 
 
 def bench(config: Config, rounds: int = 10, alone: bool = False) -> dict[str, Any]:

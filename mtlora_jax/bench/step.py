@@ -13,15 +13,15 @@ import numpy as np
 
 from mtlora_jax.bench.flops import macs
 from mtlora_jax.config import Config
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import make_train_step
-from mtlora_jax.text.recipe import MicroworldData, TextConfig
+from mtlora_jax.text.config import MicroworldData, TextConfig
+from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.model import DenseModel
-from mtlora_jax.vision.recipe import VisionConfig
 from mtlora_jax.vision.trainable import Trainable
 from mtlora_jax.vision.workload import make_model
-from mtlora_jax.workload import workload_of
 
 
 def bench(config: Config, rounds: int = 10, plain: bool = False) -> dict:

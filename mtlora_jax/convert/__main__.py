@@ -24,10 +24,10 @@ Every file written as .safetensors can be a recipe's init_from.
 def swin(source: str, out: Path) -> str:
     """A pretrained backbone, with the shape it says it has."""
     from mtlora_jax import schema
-    from mtlora_jax.engine import sources
-    from mtlora_jax.engine.keys import listed
     from mtlora_jax.vision.swin import SwinSpec
-    from mtlora_jax.vision.weights import BACKBONE, DROPPABLE, from_state_dict, infer, recognise
+    from mtlora_jax.vision.swin_weights import BACKBONE, DROPPABLE, from_state_dict, infer, recognise
+    from mtlora_jax.weights import source as sources
+    from mtlora_jax.weights.mapping import listed
 
     tensors = sources.read(source)
     spec = infer(tensors, source)
@@ -48,7 +48,7 @@ def reference(source: str, out: Path, cfg: str | None, tasks: str | None, datase
     from mtlora_jax.convert.files import write_model
     from mtlora_jax.convert.reference_config import read_yaml
     from mtlora_jax.convert.task_names import OURS, rename
-    from mtlora_jax.engine import sources
+    from mtlora_jax.weights import source as sources
 
     tensors, beside = sources.read_with_metadata(source)
     config: dict[str, Any] = read_yaml(cfg) if cfg else beside.get("config") or {}
@@ -66,7 +66,7 @@ def to_reference(source: str, out: Path) -> str:
     from mtlora_jax.convert import to_mtlora_reference
     from mtlora_jax.convert.files import read_model
     from mtlora_jax.convert.task_names import THEIRS, rename
-    from mtlora_jax.engine import pth_write
+    from mtlora_jax.weights import torch_pickle_write as pth_write
 
     if out.suffix != ".pth":
         raise UserError(f"{out}: the reference reads .pth files")
@@ -77,7 +77,7 @@ def to_reference(source: str, out: Path) -> str:
 
 def is_language(source: str) -> bool:
     """Whether a source is of a language model: an adapter file, or the directory of such a run."""
-    from mtlora_jax.engine.reevaluate import config_of
+    from mtlora_jax.engine.run import config_of
 
     return source.endswith("adapter.safetensors") or (
         Path(source).is_dir() and type(config_of(Path(source))).__name__ == "TextConfig"
@@ -98,7 +98,7 @@ def to_mtl_lora_reference(source: str, out: Path, base: str | None) -> str:
     """A language run's adapters, as the MTL-LoRA reference would have saved them."""
     from mtlora_jax.convert import to_mtl_lora_reference as convert
     from mtlora_jax.convert.language_files import read_model
-    from mtlora_jax.engine import pth_write
+    from mtlora_jax.weights import torch_pickle_write as pth_write
 
     if out.suffix != ".pt":
         raise UserError(f"{out}: the reference reads .pt files")

@@ -11,9 +11,10 @@ from flax import traverse_util
 
 from mtlora_jax import schema
 from mtlora_jax.convert.reference import abstract
-from mtlora_jax.engine import keys, sources
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision.model import DenseModel, HeadSpec
+from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights import source as sources
 
 FIELDS = ("backbone", "placement", "decoder_channels", "shared_projection", "head_width")
 """What makes a model, beside its heads and the dtype it computes in."""
@@ -55,8 +56,8 @@ def read_model(path: str | Path) -> tuple[DenseModel, dict[str, Any]]:
 
 def _read_run(workdir: Path) -> tuple[DenseModel, dict[str, Any]]:
     # The training machinery is large, and only this way in needs it.
-    from mtlora_jax.engine.reevaluate import config_of, trained_variables
-    from mtlora_jax.vision.recipe import VisionConfig
+    from mtlora_jax.engine.run import config_of, trained_variables
+    from mtlora_jax.vision.config import VisionConfig
     from mtlora_jax.vision.workload import make_model, make_workload
 
     config = config_of(workdir)

@@ -11,11 +11,12 @@ from flax import traverse_util
 
 from mtlora_jax.adapters import MoELoRA, MTLLoRA, Spec, method_of
 from mtlora_jax.convert.adapter_states import STATES
-from mtlora_jax.engine import sources, tables
+from mtlora_jax.engine import tables
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec
+from mtlora_jax.text.llama_weights import folder_of, read_llama
 from mtlora_jax.text.tasks import COMMONSENSE
-from mtlora_jax.text.weights import folder_of, read_llama
+from mtlora_jax.weights import source as sources
 
 Model = tuple[Llama, dict[str, Any]]
 

@@ -10,15 +10,16 @@ from flax import traverse_util
 from mtlora_jax import schema
 from mtlora_jax.adapters import CannotMerge, merge, sites
 from mtlora_jax.convert.language import Model
-from mtlora_jax.engine import sources, tables
-from mtlora_jax.engine.reevaluate import config_of, trained_variables
+from mtlora_jax.engine import tables
+from mtlora_jax.engine.run import config_of, trained_variables
 from mtlora_jax.engine.state import fingerprint
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.llama import Llama, init
-from mtlora_jax.text.recipe import TextConfig
-from mtlora_jax.text.weights import folder_of, read_llama, save_llama
+from mtlora_jax.text.llama_weights import folder_of, read_llama, save_llama
 from mtlora_jax.text.workload import make_model, make_workload
+from mtlora_jax.weights import source as sources
 
 
 def read_model(path: str | Path, base: str | None = None) -> tuple[*Model, str]:

@@ -14,12 +14,13 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from mtlora_jax.adapters import CannotMerge, DoRA, LoRA, dora, export, sites
+from mtlora_jax.adapters import CannotMerge, DoRA, LoRA, export, sites
+from mtlora_jax.adapters.methods import dora
 from mtlora_jax.convert.language import Model, adapter_at, llama
-from mtlora_jax.engine import sources
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.llama import SITES, Llama
+from mtlora_jax.weights import source as sources
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 PREFIX = "base_model.model.model.layers"

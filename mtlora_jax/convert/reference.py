@@ -10,14 +10,14 @@ import numpy as np
 from flax import traverse_util
 
 from mtlora_jax.convert.reference_config import read_model
-from mtlora_jax.engine import keys
-from mtlora_jax.engine.keys import AS_IS, CONV, CONV_TRANSPOSED, POINTWISE, TRANSPOSED, Row, layer, under
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision.model import DenseModel
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.swin import SwinSpec
-from mtlora_jax.vision.weights import BLOCK, ORIGINAL, THEIRS
+from mtlora_jax.vision.swin_weights import BLOCK, ORIGINAL, THEIRS
 from mtlora_jax.vision.windows import relative_position_index, shift_mask
+from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights.mapping import AS_IS, CONV, CONV_TRANSPOSED, POINTWISE, TRANSPOSED, Row, layer, under
 
 DROPPABLE = (r"backbone\..*\.attn_mask", r"backbone\..*\.relative_position_index")
 """Buffers that follow from the model's shape; `to_mtlora_reference` writes them anew."""

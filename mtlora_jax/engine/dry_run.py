@@ -7,13 +7,13 @@ import jax.numpy as jnp
 
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.contract import Workload
-from mtlora_jax.engine.files import make_workdir, write_json
 from mtlora_jax.engine.mesh import batch_shards, check_batch_size, make_mesh
 from mtlora_jax.engine.optim import make_optimizer
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
 from mtlora_jax.engine.state import abstract_variables, optimizer_labels, weight_labels
 from mtlora_jax.engine.step import finish
+from mtlora_jax.engine.workload import Workload
+from mtlora_jax.files import make_workdir, write_json
 
 GIB = 2**30
 

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from mtlora_jax.engine import metrics
-from mtlora_jax.engine.contract import Objective, Workload
-from mtlora_jax.engine.loader import Source, eval_batches, stack
 from mtlora_jax.engine.step import finish
+from mtlora_jax.engine.workload import Objective, Workload
+from mtlora_jax.input.loader import Source, eval_batches, stack
 
 Figures = dict[str, dict[str, float]]
 

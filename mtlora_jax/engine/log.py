@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from mtlora_jax.engine.files import write_text
+from mtlora_jax.files import write_text
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"

@@ -16,18 +16,18 @@ from jax.sharding import Mesh
 from mtlora_jax.config import Config, check_resumable, to_json
 from mtlora_jax.engine import results as record
 from mtlora_jax.engine.checkpoint import Checkpoints
-from mtlora_jax.engine.contract import Workload
+from mtlora_jax.engine.curves import save_curves
 from mtlora_jax.engine.evaluate import Figures, evaluate
-from mtlora_jax.engine.files import make_workdir, read_json, write_json
 from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
-from mtlora_jax.engine.loader import Loader, eval_batches
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.mesh import check_batch_size, make_mesh, put_batch
 from mtlora_jax.engine.state import Start, State, start
 from mtlora_jax.engine.step import make_eval_step, make_train_step
+from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import Interrupted, UserError
-from mtlora_jax.viz.curves import save_curves
-from mtlora_jax.viz.panels import save_png
+from mtlora_jax.files import make_workdir, read_json, write_json
+from mtlora_jax.images.panels import save_png
+from mtlora_jax.input.loader import Loader, eval_batches
 
 PICTURED = 4
 """Held-out examples in every picture."""

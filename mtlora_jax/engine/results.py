@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtlora_jax.engine.contract import Workload
 from mtlora_jax.engine.evaluate import Figures
-from mtlora_jax.engine.files import read_json, write_json
 from mtlora_jax.engine.tables import text_table
+from mtlora_jax.engine.workload import Workload
+from mtlora_jax.files import read_json, write_json
 
 FILE = "results.json"
 

@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.contract import Workload
-from mtlora_jax.engine.files import replacing
 from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.optim import make_optimizer
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
 from mtlora_jax.engine.sharding import shardings
+from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import replacing
 
 BASE = "base.safetensors"
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtlora_jax.engine.contract import Workload
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.sharding import shardings
 from mtlora_jax.engine.state import State
+from mtlora_jax.engine.workload import Workload
 
 
 def make_train_step(workload: Workload, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> Callable:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mtlora_jax.vision.data.pascal_context import GROUPS, PERSON, VOC_IDS
-from mtlora_jax.vision.data.scenes import CLASSES, Scenes
+from mtlora_jax.vision.datasets.pascal_context import GROUPS, PERSON, VOC_IDS
+from mtlora_jax.vision.datasets.scenes import CLASSES, Scenes
 from mtlora_jax.vision.tasks.colours import voc_palette
 from mtlora_jax.vision.tasks.task import VOID
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mtlora_jax.text.data.glue import FIELDS, MATCHED, SPLITS
+from mtlora_jax.text.datasets.glue import FIELDS, MATCHED, SPLITS
 from mtlora_jax.text.tasks import COMMONSENSE, GLUE
 
 WORDS = ["stone", "river", "lamp", "bread", "cloud", "rope", "glass", "winter", "table", "music"]

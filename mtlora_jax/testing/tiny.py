@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtlora_jax.config import Optim, Train
+from mtlora_jax.vision.config import TaskConfig, VisionConfig
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.recipe import TaskConfig, VisionConfig
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import VOID
 

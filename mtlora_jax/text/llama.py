@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mtlora_jax.adapters import Dense, Spec
-from mtlora_jax.text.attention import attend, causal_mask
+from mtlora_jax.language.attention import attend, causal_mask
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtlora_jax.config import Config
-from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.data.batches import IGNORE
-from mtlora_jax.text.data.microworld import World, plain_text
+from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
+from mtlora_jax.language.packing import IGNORE
+from mtlora_jax.language.tokenizer import Tokenizer, load_tokenizer
+from mtlora_jax.text.datasets.microworld import World, plain_text
 from mtlora_jax.text.llama import Llama, LlamaSpec, init
-from mtlora_jax.text.loss import mean_loss, perplexity_sums, token_losses
-from mtlora_jax.text.tokenizer import Tokenizer, load_tokenizer
-from mtlora_jax.text.weights import asset, save_llama
+from mtlora_jax.text.llama_weights import asset, save_llama
 
 TASK = "text"
 """The one objective."""

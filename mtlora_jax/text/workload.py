@@ -11,15 +11,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine import sources, tables
-from mtlora_jax.engine.contract import Objective, Workload
-from mtlora_jax.text.data.batches import IGNORE, Padded
-from mtlora_jax.text.data.sources import open_source
-from mtlora_jax.text.evaluate import protocols
+from mtlora_jax.engine import tables
+from mtlora_jax.engine.workload import Objective, Workload
+from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
+from mtlora_jax.language.packing import IGNORE, Padded
+from mtlora_jax.text.config import TextConfig
+from mtlora_jax.text.datasets.sources import open_source
 from mtlora_jax.text.llama import Llama, LlamaSpec, init
-from mtlora_jax.text.loss import mean_loss, perplexity_sums, token_losses
-from mtlora_jax.text.recipe import TextConfig
-from mtlora_jax.text.weights import folder_of, read_llama, read_spec
+from mtlora_jax.text.llama_weights import folder_of, read_llama, read_spec
+from mtlora_jax.text.scoring import protocols
+from mtlora_jax.weights import source as sources
 
 AXES = (
     (r"embed_tokens/embedding$", ("vocab", "embed")),

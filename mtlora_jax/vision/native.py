@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from mtlora_jax.engine import metrics
-from mtlora_jax.engine.files import make_workdir
-from mtlora_jax.engine.loader import eval_batches
 from mtlora_jax.engine.mesh import make_mesh, put_batch
-from mtlora_jax.vision.data.native_size import at_native_size
-from mtlora_jax.vision.recipe import VisionConfig
+from mtlora_jax.files import make_workdir
+from mtlora_jax.input.loader import eval_batches
+from mtlora_jax.vision.config import VisionConfig
+from mtlora_jax.vision.datasets.native_size import at_native_size
 from mtlora_jax.vision.tasks import boundary
 from mtlora_jax.vision.tasks.colours import voc_palette
 from mtlora_jax.vision.tasks.task import Task

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mtlora_jax.adapters import Full, MTLoRA, Spec
-from mtlora_jax.adapters.mtlora import Mode, TaskBase
+from mtlora_jax.adapters.methods.mtlora import Mode, TaskBase
 
 Layer = Literal["qkv", "proj", "fc1", "fc2", "reduction"]
 PerStage = tuple[float, ...]
@@ -24,7 +24,7 @@ class Placement:
       shared_scale: plain multiplier of the shared update.
       task_scale: `{task: scales}`; a task not named gets the shared scales.
       dropout: on the adapters' input.
-      mode: how the shared and the task updates combine (see `mtlora_jax.adapters.mtlora`).
+      mode: how the shared and the task updates combine (see `mtlora_jax.adapters.methods.mtlora`).
       task_base: of which stream a task takes the frozen product; `shared` is the published form.
       trainable_scale, trainable_task_scales: scales as leaves.
       qkv, proj, fc1, fc2: which layers of a block are adapted.

@@ -16,14 +16,15 @@ import optax
 from flax import linen as nn
 
 from mtlora_jax.config import Config
-from mtlora_jax.engine import sources, tables
-from mtlora_jax.engine.contract import Objective, Workload
+from mtlora_jax.engine import tables
 from mtlora_jax.engine.evaluate import constant_figures
+from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
-from mtlora_jax.vision.data.scenes import ATTRIBUTES, OBJECTS, Scenes
+from mtlora_jax.images.panels import panel
+from mtlora_jax.vision.datasets.scenes import ATTRIBUTES, OBJECTS, Scenes
 from mtlora_jax.vision.swin import Swin, SwinSpec, layer_norm
 from mtlora_jax.vision.workload import normalise
-from mtlora_jax.viz.panels import panel
+from mtlora_jax.weights import source as sources
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from mtlora_jax.adapters import Dense, Spec, Streams, leaf, method_of, shared, smap
-from mtlora_jax.adapters.lora import dropout
+from mtlora_jax.adapters.methods.lora import dropout
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.windows import from_windows, relative_position_index, shift_mask, to_windows
 

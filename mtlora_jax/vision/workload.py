@@ -7,18 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine.contract import Objective, Workload
 from mtlora_jax.engine.evaluate import constant_figures
-from mtlora_jax.vision.data.sources import open_source
-from mtlora_jax.vision.data.transforms import MEAN, STD
+from mtlora_jax.engine.workload import Objective, Workload
+from mtlora_jax.images.panels import panel
+from mtlora_jax.images.transforms import MEAN, STD
+from mtlora_jax.vision.config import VisionConfig
+from mtlora_jax.vision.datasets.sources import open_source
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.model import DenseModel, HeadSpec
 from mtlora_jax.vision.native import evaluate_native
-from mtlora_jax.vision.recipe import VisionConfig
 from mtlora_jax.vision.tasks.delta import delta_m, read_baseline
 from mtlora_jax.vision.tasks.task import Task
 from mtlora_jax.vision.trainable import owner_rows, table
-from mtlora_jax.viz.panels import panel
 
 AXES = (
     (r"/(qkv|fc1|reduction)/kernel$", ("embed", "mlp")),
@@ -112,7 +112,7 @@ def load_base(config: VisionConfig) -> dict[str, np.ndarray] | None:
     """Leaves of the pretrained source by path: a backbone's, or a whole converted model's; None without a source."""
     if config.init_from is None:
         return None
-    from mtlora_jax.vision.weights import load_weights
+    from mtlora_jax.vision.swin_weights import load_weights
 
     return load_weights(config.init_from, config.backbone)
 

@@ -11,8 +11,10 @@ from golden import DATA, SWIN, Case, compiled
 from mtlora_jax.convert.__main__ import main
 from mtlora_jax.convert.files import read_model
 from mtlora_jax.convert.task_names import OURS, THEIRS, rename
-from mtlora_jax.engine import pth, pth_write, sources
-from mtlora_jax.vision.weights import load_backbone, load_weights
+from mtlora_jax.vision.swin_weights import load_backbone, load_weights
+from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import torch_pickle as pth
+from mtlora_jax.weights import torch_pickle_write as pth_write
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 
 from mtlora_jax.config import Optim
 from mtlora_jax.convert import llama, mtl_lora_reference, to_mtl_lora_reference
-from mtlora_jax.engine import pth_write
 from mtlora_jax.engine.optim import make_optimizer
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.decode import greedy, pad_left
+from mtlora_jax.language.decode import greedy, pad_left
 from mtlora_jax.text.workload import forward, sums, total
+from mtlora_jax.weights import torch_pickle_write as pth_write
 
 DATA = Path(__file__).parents[1] / "data"
 BASE = DATA / "tiny_llama_base"

@@ -12,8 +12,8 @@ from small_config import SMALL, changed, random_state_dict
 
 from mtlora_jax.convert import mtlora_reference, reference, to_mtlora_reference
 from mtlora_jax.convert.reference_config import read_model
-from mtlora_jax.engine import keys
 from mtlora_jax.errors import UserError
+from mtlora_jax.weights import mapping as keys
 
 
 def assert_same_bits(ours: dict, theirs: dict) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtlora_jax.language.encode import FATES, Report, encode, encode_all
+from mtlora_jax.language.rows import Row
+from mtlora_jax.language.templates import TEMPLATES
+from mtlora_jax.language.tokenizer import load_tokenizer
 from mtlora_jax.testing.text_layouts import write_commonsense
-from mtlora_jax.text.data.check import QUANTILES, as_json, check, compare, text
-from mtlora_jax.text.data.commonsense import read_commonsense
-from mtlora_jax.text.data.rows import Row
-from mtlora_jax.text.encode import FATES, Report, encode, encode_all
+from mtlora_jax.text.datasets.check import QUANTILES, as_json, check, compare, text
+from mtlora_jax.text.datasets.commonsense import read_commonsense
 from mtlora_jax.text.tasks import COMMONSENSE
-from mtlora_jax.text.templates import TEMPLATES
-from mtlora_jax.text.tokenizer import load_tokenizer
 
 TOKENIZER = load_tokenizer(Path(__file__).parents[1] / "data" / "tiny_sp_tokenizer")
 TASKS = tuple(COMMONSENSE)

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mtlora_jax.testing.text_layouts import glue_record
-from mtlora_jax.text.data.glue import read_glue
+from mtlora_jax.text.datasets.glue import read_glue
 
 RECORDS = [{**glue_record("cola", np.random.default_rng(i)), "idx": i} for i in range(3)]
 RECORDS[0]["sentence"] = "naïve café — 東京"

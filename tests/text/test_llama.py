@@ -15,8 +15,8 @@ from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.tables import count, flatten
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.llama import Llama, LlamaSpec, init, positions_of
+from mtlora_jax.text.llama_weights import read_llama, read_spec, save_llama, spec_of
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies
-from mtlora_jax.text.weights import read_llama, read_spec, save_llama, spec_of
 
 DATA = Path(__file__).parents[1] / "data"
 SPEC = LlamaSpec(vocab_size=40, hidden=16, intermediate=24, layers=3, heads=4, kv_heads=2)

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlora_jax.text.data.microworld import FAMILIES, World, plain_text, rows
-from mtlora_jax.text.data.microworld.facts import IN_FIRE, RELATIONS
-from mtlora_jax.text.data.microworld.train_tokenizer import train
-from mtlora_jax.text.encode import encode
+from mtlora_jax.language.encode import encode
+from mtlora_jax.language.templates import TEMPLATES
+from mtlora_jax.language.tokenizer import load_tokenizer
+from mtlora_jax.text.datasets.microworld import FAMILIES, World, plain_text, rows
+from mtlora_jax.text.datasets.microworld.facts import IN_FIRE, RELATIONS
+from mtlora_jax.text.datasets.microworld.train_tokenizer import train
+from mtlora_jax.text.llama_weights import asset
 from mtlora_jax.text.tasks import COMMONSENSE
-from mtlora_jax.text.templates import TEMPLATES
-from mtlora_jax.text.tokenizer import load_tokenizer
-from mtlora_jax.text.weights import asset
 
 WORLD = World()
 every_family = pytest.mark.parametrize("task", FAMILIES)

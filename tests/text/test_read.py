@@ -5,10 +5,10 @@ import json
 import pytest
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.data.commonsense import SIZES, read_commonsense
-from mtlora_jax.text.data.glue import read_glue
-from mtlora_jax.text.data.microworld import FAMILIES, World, rows
-from mtlora_jax.text.data.read import counts, read_rows
+from mtlora_jax.text.datasets.commonsense import SIZES, read_commonsense
+from mtlora_jax.text.datasets.glue import read_glue
+from mtlora_jax.text.datasets.microworld import FAMILIES, World, rows
+from mtlora_jax.text.datasets.read import counts, read_rows
 from mtlora_jax.text.tasks import COMMONSENSE, GLUE
 
 WORLD = World()

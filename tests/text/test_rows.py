@@ -6,9 +6,9 @@ import pytest
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.testing.text_layouts import write_commonsense, write_glue
-from mtlora_jax.text.data.commonsense import read_commonsense
-from mtlora_jax.text.data.glue import read_glue
-from mtlora_jax.text.data.read import counts, read_rows
+from mtlora_jax.text.datasets.commonsense import read_commonsense
+from mtlora_jax.text.datasets.glue import read_glue
+from mtlora_jax.text.datasets.read import counts, read_rows
 from mtlora_jax.text.tasks import COMMONSENSE, GLUE
 
 TASKS = tuple(COMMONSENSE)

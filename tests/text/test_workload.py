@@ -16,16 +16,16 @@ from mtlora_jax.engine import tables
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.loop import train
 from mtlora_jax.engine.mesh import make_mesh, put_batch
-from mtlora_jax.engine.reevaluate import reevaluate
+from mtlora_jax.engine.run import reevaluate
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.errors import UserError
+from mtlora_jax.language.packing import Packed, lay_out
 from mtlora_jax.text.adapter import Adapter
-from mtlora_jax.text.data.batches import Packed, lay_out
-from mtlora_jax.text.data.sources import open_source
+from mtlora_jax.text.config import FileData, MicroworldData, TaskConfig, TextConfig
+from mtlora_jax.text.datasets.sources import open_source
 from mtlora_jax.text.llama import LlamaSpec
-from mtlora_jax.text.recipe import FileData, MicroworldData, TaskConfig, TextConfig
-from mtlora_jax.text.weights import asset, save_llama
+from mtlora_jax.text.llama_weights import asset, save_llama
 from mtlora_jax.text.workload import make_workload
 
 pytestmark = pytest.mark.slow

@@ -10,16 +10,16 @@ from PIL import Image
 from mtlora_jax.data import main
 from mtlora_jax.errors import UserError
 from mtlora_jax.testing.published_layouts import SIZES, _scenes, write_folder, write_pascal
-from mtlora_jax.vision.data import folder
-from mtlora_jax.vision.data.layout import open_files
-from mtlora_jax.vision.data.scenes import CLASSES, TASKS
-from mtlora_jax.vision.data.sources import open_source
-from mtlora_jax.vision.recipe import FolderData, TaskConfig, VisionConfig
+from mtlora_jax.vision.config import FolderData, TaskConfig, VisionConfig
+from mtlora_jax.vision.datasets import folder
+from mtlora_jax.vision.datasets.layout import open_files
+from mtlora_jax.vision.datasets.scenes import CLASSES, TASKS
+from mtlora_jax.vision.datasets.sources import open_source
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import VOID
 
 RECIPE = """
-from mtlora_jax.vision.recipe import FolderData, TaskConfig, VisionConfig
+from mtlora_jax.vision.config import FolderData, TaskConfig, VisionConfig
 
 def get_config():
     tasks = {"semseg": TaskConfig(classes=tuple("abcdefg")), "depth": TaskConfig()}

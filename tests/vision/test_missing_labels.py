@@ -6,18 +6,18 @@ import jax
 import numpy as np
 import pytest
 
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.loader import stack
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import finish, make_train_step
+from mtlora_jax.input.loader import stack
 from mtlora_jax.testing.published_layouts import write_folder, write_nyud
-from mtlora_jax.vision.data.sources import open_source
+from mtlora_jax.vision.config import FolderData, MixtureData, NyudData, TaskConfig, VisionConfig
+from mtlora_jax.vision.datasets.sources import open_source
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.recipe import FolderData, MixtureData, NyudData, TaskConfig, VisionConfig
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import TASKS, VOID, task
-from mtlora_jax.workload import workload_of
 
 B, S = 4, 16
 

@@ -18,10 +18,10 @@ from mtlora_jax.engine.init import draw
 from mtlora_jax.errors import UserError
 from mtlora_jax.testing import tiny
 from mtlora_jax.vision import workload
+from mtlora_jax.vision.config import TaskConfig
 from mtlora_jax.vision.fold import adapted, export_task, fold
 from mtlora_jax.vision.heads import HEADS, HRNet
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.recipe import TaskConfig
 from mtlora_jax.vision.swin import DropPath, Swin
 from mtlora_jax.vision.trainable import NOTHING, Trainable, owner_rows, table
 

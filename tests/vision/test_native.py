@@ -9,14 +9,14 @@ from PIL import Image
 
 from mtlora_jax.config import Train
 from mtlora_jax.engine import metrics
+from mtlora_jax.images import transforms
 from mtlora_jax.testing.published_layouts import SIZES, write_folder
-from mtlora_jax.vision.data import transforms
-from mtlora_jax.vision.data.native_size import at_native_size
-from mtlora_jax.vision.data.scenes import CLASSES, TASKS
-from mtlora_jax.vision.data.sources import open_native
+from mtlora_jax.vision.config import FolderData, MixtureData, ScenesData, TaskConfig, VisionConfig
+from mtlora_jax.vision.datasets.native_size import at_native_size
+from mtlora_jax.vision.datasets.scenes import CLASSES, TASKS
+from mtlora_jax.vision.datasets.sources import open_native
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.native import evaluate_native, resize_to
-from mtlora_jax.vision.recipe import FolderData, MixtureData, ScenesData, TaskConfig, VisionConfig
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import VOID, boundary
 

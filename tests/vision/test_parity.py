@@ -10,9 +10,9 @@ from golden import OUR_TASKS, OUTPUT_TOLERANCE, Case, Recorder, arrays, compiled
 from mtlora_jax import adapters
 from mtlora_jax.adapters import MTLoRA, Streams
 from mtlora_jax.convert import reference
-from mtlora_jax.engine import keys
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.tasks import task
+from mtlora_jax.weights import mapping as keys
 
 LOSS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-3

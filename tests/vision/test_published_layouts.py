@@ -13,6 +13,7 @@ import scipy.io
 from PIL import Image
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.images import transforms
 from mtlora_jax.testing.published_layouts import (
     GROUND_ID,
     SIZES,
@@ -22,10 +23,9 @@ from mtlora_jax.testing.published_layouts import (
     write_nyud,
     write_pascal,
 )
-from mtlora_jax.vision.data import transforms
-from mtlora_jax.vision.data.nyud import NAMES, nyud
-from mtlora_jax.vision.data.pascal_context import GROUP_OF, NORMALS_IDS, VOC_IDS, pascal_context
-from mtlora_jax.vision.data.sized import Sized, forms
+from mtlora_jax.vision.datasets.nyud import NAMES, nyud
+from mtlora_jax.vision.datasets.pascal_context import GROUP_OF, NORMALS_IDS, VOC_IDS, pascal_context
+from mtlora_jax.vision.datasets.sized import Sized, forms
 from mtlora_jax.vision.tasks import VOID, task
 
 TRAIN = 4
@@ -173,7 +173,7 @@ def test_split_files_may_begin_with_a_byte_order_mark(pascal_root, tmp_path):
     root = shutil.copytree(pascal_root, tmp_path / "data")
     path = root / "ImageSets/Context/train.txt"
     path.write_text(path.read_text(), encoding="utf-8-sig")
-    assert [entry.id for entry in pascal_context(root, "train", ("semseg",)).entries][0] == FIRST
+    assert pascal_context(root, "train", ("semseg",)).entries[0].id == FIRST
 
 
 def test_a_folder_that_may_not_be_read_is_named_with_its_task(pascal_root, monkeypatch):
@@ -185,7 +185,7 @@ def test_a_folder_that_may_not_be_read_is_named_with_its_task(pascal_root, monke
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", guarded)
-    with pytest.raises(UserError, match="saliency: .*sal_distill cannot be looked into: Permission denied"):
+    with pytest.raises(UserError, match=r"saliency: .*sal_distill cannot be looked into: Permission denied"):
         pascal_context(pascal_root, "train", ("saliency",))
 
 

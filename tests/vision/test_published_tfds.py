@@ -10,9 +10,9 @@ from mtlora_jax.testing.published_layouts import write_nyud, write_pascal
 COMPARE = """
 import pickle, sys
 import numpy as np
-from mtlora_jax.vision.data.nyud import nyud
-from mtlora_jax.vision.data.pascal_context import pascal_context
-from mtlora_jax.vision.data.prepared import Prepared
+from mtlora_jax.vision.datasets.nyud import nyud
+from mtlora_jax.vision.datasets.pascal_context import pascal_context
+from mtlora_jax.vision.datasets.prepared import Prepared
 
 name, root, data_dir, *tasks = sys.argv[1:]
 for split in ("train", "val"):

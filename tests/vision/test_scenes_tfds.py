@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from mtlora_jax.vision.data.scenes import Scenes
+from mtlora_jax.vision.datasets.scenes import Scenes
 
 READ = """
 import pickle, sys
 import tensorflow_datasets as tfds
-import mtlora_jax.vision.data.scenes_tfds
+import mtlora_jax.vision.datasets.scenes_tfds
 out = {s: list(tfds.data_source("scenes/64", split=s, data_dir=sys.argv[1])) for s in ("train", "val")}
 assert "tensorflow" not in sys.modules
 with open(sys.argv[2], "wb") as file:
@@ -21,7 +21,7 @@ with open(sys.argv[2], "wb") as file:
 
 @pytest.mark.slow
 def test_round_trip_in_a_fresh_process(tmp_path):
-    command = "-m mtlora_jax.vision.data.scenes_tfds --config 64 --max_examples_per_split 3 --data_dir"
+    command = "-m mtlora_jax.vision.datasets.scenes_tfds --config 64 --max_examples_per_split 3 --data_dir"
     prepared = subprocess.run([sys.executable, *command.split(), str(tmp_path)], capture_output=True, text=True)
     assert prepared.returncode == 0, prepared.stderr
     assert "train 3, val 3" in prepared.stdout
@@ -45,7 +45,7 @@ def test_round_trip_in_a_fresh_process(tmp_path):
 
 
 def test_an_unknown_size_is_one_line(tmp_path):
-    command = "-m mtlora_jax.vision.data.scenes_tfds --config 100 --data_dir"
+    command = "-m mtlora_jax.vision.datasets.scenes_tfds --config 100 --data_dir"
     refused = subprocess.run([sys.executable, *command.split(), str(tmp_path)], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "invalid choice: '100'" in refused.stderr.splitlines()[-1]

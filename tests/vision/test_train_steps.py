@@ -11,12 +11,13 @@ from golden import DATA, OUR_TASKS, arrays, compiled
 
 from mtlora_jax.config import Optim
 from mtlora_jax.convert import mtlora_reference, reference, to_mtlora_reference
-from mtlora_jax.engine import keys, tables
+from mtlora_jax.engine import tables
 from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import join, split_variables
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.tasks import task
 from mtlora_jax.vision.trainable import Trainable, table
+from mtlora_jax.weights import mapping as keys
 
 ABOUT = json.loads((DATA / "mtlora_train_steps.json").read_text())
 TASKS = ABOUT["tasks"]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mtlora_jax.cli import parse_door
-from mtlora_jax.engine.loader import Loader
+from mtlora_jax.domains import workload_of
 from mtlora_jax.errors import UserError
+from mtlora_jax.input.loader import Loader
 from mtlora_jax.testing.published_layouts import write_folder, write_nyud, write_pascal
-from mtlora_jax.vision.data.sources import open_source
-from mtlora_jax.workload import workload_of
+from mtlora_jax.vision.datasets.sources import open_source
 
 TINY = (
     "--init_from=None",
@@ -33,7 +33,7 @@ TINY = (
 OWN = """
 from configs.pascal_mtlora_r16 import get_config as parent
 from dataclasses import replace
-from mtlora_jax.vision.recipe import FolderData, MixtureData
+from mtlora_jax.vision.config import FolderData, MixtureData
 
 def get_config():
     return replace(parent(), data={data})

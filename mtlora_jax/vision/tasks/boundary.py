@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import cKDTree
 
 from mtlora_jax.engine import metrics
-from mtlora_jax.vision.data.thin import thin
+from mtlora_jax.images.thin import thin
 from mtlora_jax.vision.tasks.binary import WIDE
 from mtlora_jax.vision.tasks.task import VOID
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mtlora_jax.engine.files import read_json
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import read_json
 from mtlora_jax.vision.tasks.task import Task
 
 PASCAL_SINGLE_TASK = {"semseg": 0.6721, "human_parts": 0.6193, "saliency": 0.6235, "normals": 17.97}

@@ -1,0 +1,108 @@
+"""Looking text rows over before they train: every row encoded, figures per task, what the cutoff takes."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mtlora_jax.engine.tables import text_table
+from mtlora_jax.language.encode import FATES, Truncation, encode
+from mtlora_jax.language.rows import Row
+from mtlora_jax.language.templates import Template
+from mtlora_jax.language.tokenizer import Tokenizer
+from mtlora_jax.text.datasets.commonsense import SIZES, UNCHECKED
+
+QUANTILES = (0.5, 0.9, 0.99, 1.0)
+LISTED = 8
+"""Answers of a task that are printed; the report has all."""
+UNLIMITED = 1 << 30
+
+
+@dataclass
+class Summary:
+    """What there is of one task.
+
+    Attributes:
+      lengths: tokens of every row that nothing was cut from, the end of text included.
+      fates: `{fate: rows}`, what the cutoff does to them.
+      answers: `{answer: rows}`.
+      choices: rows that say what they may be answered with, which scoring by likelihood needs.
+    """
+
+    lengths: list[int] = field(default_factory=list)
+    fates: Counter = field(default_factory=Counter)
+    answers: Counter = field(default_factory=Counter)
+    choices: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.fates.total()
+
+    def quantiles(self) -> list[int]:
+        """Lengths that `QUANTILES` of the rows do not exceed; zeros without rows."""
+        lengths = self.lengths or [0]
+        return np.quantile(lengths, QUANTILES, method="inverted_cdf").astype(int).tolist()
+
+
+def check(
+    rows: Iterable[Row], tokenizer: Tokenizer, template: Template, cutoff: int, truncation: Truncation = "keep_answer"
+) -> dict[str, Summary]:
+    """A summary of every task, in the order in which the tasks first occur.
+
+    Args:
+      cutoff, truncation: see `text.encode`; nothing is cut from the lengths told.
+    """
+    found: dict[str, Summary] = {}
+    for row in rows:
+        summary = found.setdefault(row.task, Summary())
+        whole = encode(row, tokenizer, template, UNLIMITED, truncation)
+        kept = whole
+        if whole is not None:
+            summary.lengths.append(len(whole.tokens))
+            if len(whole.tokens) > cutoff:
+                kept = encode(row, tokenizer, template, cutoff, truncation)
+        summary.fates["dropped" if kept is None else kept.fate] += 1
+        summary.answers[row.answer] += 1
+        summary.choices += bool(row.options)
+    return found
+
+
+def text(found: Mapping[str, Summary], cutoff: int) -> str:
+    """What `check` found, as plain text: a table, then the answers of each task."""
+    header = ("task", "rows", "options", *(f"{100 * q:g} %" for q in QUANTILES), *FATES)
+    table = [(task, s.rows, s.choices, *s.quantiles(), *(s.fates[fate] for fate in FATES)) for task, s in found.items()]
+    lines = [f"lengths in tokens by quantile, and what the cutoff of {cutoff} takes:", text_table(header, table)]
+    for task, s in found.items():
+        listed = [f"{answer!r} {100 * n / s.rows:.1f} %" for answer, n in s.answers.most_common(LISTED)]
+        more = [f"{len(s.answers) - LISTED} more"] if len(s.answers) > LISTED else []
+        lines.append(f"{task} answers: {', '.join(listed + more)}")
+    return "\n".join(lines)
+
+
+def as_json(found: Mapping[str, Summary]) -> dict[str, Any]:
+    """What `check` found, for `report.json`."""
+    return {
+        task: {
+            "rows": s.rows,
+            "options": s.choices,
+            "lengths": {f"{q:g}": length for q, length in zip(QUANTILES, s.quantiles(), strict=True)},
+            "cutoff": {fate: s.fates[fate] for fate in FATES},
+            "answers": dict(s.answers.most_common()),
+        }
+        for task, s in found.items()
+    }
+
+
+def compare(found: Mapping[str, Summary], split: str) -> list[str]:
+    """Rows of the commonsense sets against the published counts, a line each; `val` stands for their test files."""
+    lines = []
+    for task, s in found.items():
+        if task in SIZES:
+            published = SIZES[task][0 if split == "train" else 1]
+            name = f"{task} {'train' if split == 'train' else 'test'}"
+            verdict = "agrees" if s.rows == published else "differs"
+            doubt = " (recalled, never checked)" if name in UNCHECKED else ""
+            lines.append(f"{verdict}: {name} has {s.rows} rows, published {published}{doubt}")
+    return lines

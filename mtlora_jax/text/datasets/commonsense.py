@@ -1,0 +1,58 @@
+"""The eight commonsense sets as LLM-Adapters lays them out.
+
+<root>/<set>/train.json, <root>/<set>/test.json     boolq piqa social_i_qa hellaswag winogrande
+                                                    ARC-Challenge ARC-Easy openbookqa
+<root>/commonsense_170k_taskid.json                 all training rows, with task ids (or without)
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.language.rows import Row
+from mtlora_jax.text.datasets.read import read_rows
+from mtlora_jax.text.tasks import COMMONSENSE
+
+SIZES: Mapping[str, tuple[int, int]] = {
+    "boolq": (9427, 3270),
+    "piqa": (16113, 1838),
+    "social_i_qa": (33410, 1954),
+    "hellaswag": (39905, 10042),
+    "winogrande": (63238, 1267),
+    "ARC-Challenge": (1119, 1172),
+    "ARC-Easy": (2251, 2376),
+    "openbookqa": (4957, 500),
+}
+"""Published rows for training and testing."""
+
+UNCHECKED = {"piqa train", "social_i_qa train", "hellaswag train", "hellaswag test", "winogrande train"}
+"""Of these, the ones that nobody here has counted."""
+
+
+def read_commonsense(root: Path, split: str, tasks: Sequence[str], train: str = "") -> list[Row]:
+    """Rows of a split, `train` or `val` (the published test files).
+
+    Args:
+      tasks: which sets.
+      train: one training file for all of them, below the root; else each set's own.
+
+    Raises:
+      UserError: a file is missing or broken; the message names it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"data.root: there is no folder {root}; it should hold {', '.join(tasks)}")
+    if split == "train" and train:
+        own = {task: file for task in COMMONSENSE if (file := root / task / "train.json").exists()}
+        # Ids in the published file count all eight sets, whichever of them a run takes.
+        rows = read_rows(root / train, tuple(COMMONSENSE), own)
+        return [row for row in rows if row.task in tasks]
+    name = "train.json" if split == "train" else "test.json"
+    return [row for task in tasks for row in _one(root / task / name, task)]
+
+
+def _one(path: Path, task: str) -> list[Row]:
+    rows = read_rows(path, (task,))
+    if not rows:
+        raise UserError(f"{path} holds no rows of {task}")
+    return rows

@@ -1,0 +1,92 @@
+"""Published data sets prepared once as ArrayRecord (see `published_tfds`): the examples of their files."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.images import read
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A random-access source of prepared examples, equal to those of `layout.Files` to the bit.
+
+    Attributes:
+      data_set: `pascal` or `nyud`.
+      split: `train` or `val`.
+      tasks: of the labels that are read; a set prepared with more will do.
+      data_dir: what the sets were prepared into.
+
+    Raises:
+      UserError: no such set has been prepared.
+    """
+
+    data_set: str
+    split: str
+    tasks: tuple[str, ...]
+    data_dir: str
+
+    def __post_init__(self):
+        len(self)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict:
+        record = self._records[index]
+        labels = {task: record["labels"][task] for task in self.tasks}
+        return {
+            "image": read.image(io.BytesIO(record["image"])),
+            "labels": labels,
+            "valid": dict.fromkeys(labels, np.bool_(True)),
+            "id": np.int64(record["id"]),
+        }
+
+    def name(self, index: int) -> str:
+        """What the split calls an example."""
+        return self._records[index]["name"]
+
+    def shape(self, index: int) -> tuple[int, int]:
+        """`(H, W)` of a picture, from the head of its file."""
+        return read.shape(io.BytesIO(self._records[index]["image"]))
+
+    def __getstate__(self) -> dict:
+        # Open files stay behind: a worker process opens its own.
+        return {name: value for name, value in self.__dict__.items() if name != "_records"}
+
+    @cached_property
+    def _records(self) -> Any:
+        return _open(self.data_set, self.split, self.tasks, self.data_dir)
+
+
+def _open(data_set: str, split: str, tasks: Sequence[str], data_dir: str) -> Any:
+    try:
+        import tensorflow_datasets as tfds
+
+        from mtlora_jax.vision.datasets.published_tfds import ALL, BUILDERS
+    except ImportError as error:
+        raise UserError(f"prepared data needs {error.name}: pip install -r requirements.txt") from None
+    builder, skip = BUILDERS[data_set], tfds.decode.SkipDecoding()
+    # tfds names a set's folder last, when all of it is written: no half of one is found here.
+    names = sorted(
+        path.parts[-3] for path in Path(data_dir, builder.name).glob(f"*/{builder.VERSION}/dataset_info.json")
+    )
+    for name in names:
+        has = tuple(builder.LAYOUT.labels) if name == ALL else tuple(name.split("-"))
+        # As published, human parts alone come without the images that show nobody.
+        alone = tuple(tasks) == ("human_parts",)
+        if has == tuple(tasks) if alone else set(tasks) <= set(has):
+            unread = {task: skip for task in has if task not in tasks}
+            found = builder(tasks=has, data_dir=data_dir)
+            return found.as_data_source(split, decoders={"image": skip, "labels": unread})
+    some = ",".join(tasks)
+    raise UserError(
+        f"no {builder.name} with {some} is prepared in {data_dir}: "
+        f"python -m mtlora_jax.data prepare {data_set} --manual_dir ROOT --data_dir {data_dir} --tasks {some}"
+    )

@@ -1,0 +1,95 @@
+"""Scenes: an endless labelled data set of ray-cast pictures, computed when an index is asked for.
+
+Labels come from the geometry at pixel centres and follow the conventions of the published data: 255 is void
+in every label, human parts are void as a whole where nobody is seen, depth and normals are void on the sky,
+and thin void rings surround some objects. What a picture shows depends on (seed, split, index) alone, not on
+its size.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.vision.datasets.scenes import labels as _labels
+from mtlora_jax.vision.datasets.scenes.draw import draw_world
+from mtlora_jax.vision.datasets.scenes.labels import ATTRIBUTES, OBJECTS
+from mtlora_jax.vision.datasets.scenes.people import PARTS
+from mtlora_jax.vision.datasets.scenes.shade import blend, shade
+from mtlora_jax.vision.datasets.scenes.world import CLASSES, World
+
+__all__ = ["ATTRIBUTES", "CLASSES", "OBJECTS", "PARTS", "SPLITS", "TASKS", "Scenes"]
+
+TASKS = tuple(_labels.LABELS)
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A random-access source of labelled pictures.
+
+    `source[i]` is `{"image": uint8 [S, S, 3], "labels": {task: array}, "valid": {task: np.bool_},
+    "id": np.int64}` with labels semseg, human_parts, saliency, edges uint8 `[S, S]`, normals float32
+    `[S, S, 3]` (unit; x right, y up, z towards the viewer) and depth float32 `[S, S]` (metres along the
+    optical axis); 255 is void.
+
+    With `labels="attributes"` it is `{"image", "labels": {attribute: uint8 scalar or [K]}, "id"}`; see
+    `ATTRIBUTES`.
+
+    Args:
+      size: S, rows and columns of a picture, at least 16.
+      length: how many pictures this source has.
+      split: "train" or "val"; the two never share a picture.
+      seed: another seed, another world; at least 0.
+      tasks: which labels to make.
+      labels: "dense" or "attributes".
+
+    Raises:
+      UserError: a size below 16, a negative seed or length, an unknown split, task or kind of labels.
+    """
+
+    size: int
+    length: int
+    split: str = "train"
+    seed: int = 0
+    tasks: tuple[str, ...] = TASKS
+    labels: str = "dense"
+
+    def __post_init__(self):
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        if self.size < 16:
+            raise UserError(f"scenes: size {self.size} is too small; give at least 16")
+        if self.length < 0 or not 0 <= self.seed < 2**64:
+            raise UserError(f"scenes: length {self.length} and seed {self.seed} must not be negative")
+        if self.split not in SPLITS:
+            raise UserError(f"scenes: no split {self.split!r}; there are {', '.join(SPLITS)}")
+        if self.labels not in ("dense", "attributes"):
+            raise UserError(f"scenes: no labels {self.labels!r}; there are dense, attributes")
+        for task in self.tasks:
+            if task not in TASKS:
+                raise UserError(f"scenes: no labels for task {task!r}; there are {', '.join(TASKS)}")
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        index = int(index)
+        if not 0 <= index < self.length:
+            raise IndexError(f"scenes: index {index} of {self.length}")
+        view = _labels.View.of(self.world(index), self.size)
+        example = {"image": blend(shade(view.world, view.hits, view.found))}
+        if self.labels == "attributes":
+            return {**example, "labels": _labels.attributes(view), "id": np.int64(index)}
+        return {
+            **example,
+            "labels": {task: _labels.LABELS[task](view) for task in self.tasks},
+            "valid": {task: np.bool_(True) for task in self.tasks},
+            "id": np.int64(index),
+        }
+
+    def world(self, index: int) -> World:
+        """What picture `index` shows."""
+        # Philox is counter-based: another key or counter is another, disjoint stretch of random bits.
+        key = np.array([self.seed, SPLITS.index(self.split)], np.uint64)
+        bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64))
+        return draw_world(np.random.Generator(bits))

@@ -1,0 +1,139 @@
+"""Batches: the same whoever reads them, at whatever step one begins."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs import Numbers, shifted
+
+from mtlora_jax.config import Config, Train
+from mtlora_jax.errors import UserError
+from mtlora_jax.input.loader import (
+    Augmented,
+    Loader,
+    TrainBatches,
+    batch_indices,
+    eval_batches,
+    example_rng,
+    stack,
+)
+
+
+@given(st.integers(0, 2**31 - 1), st.integers(1, 40), st.integers(1, 40), st.integers(0, 30))
+def test_every_epoch_visits_every_example_once(seed, length, batch_size, epoch):
+    steps = range(epoch * length // batch_size, (epoch + 1) * length // batch_size + 1)
+    seen = np.concatenate([batch_indices(seed, step, batch_size, length) for step in steps])
+    begin = epoch * length - steps[0] * batch_size
+    assert sorted(seen[begin : begin + length]) == list(range(length))
+
+
+def test_order_depends_on_seed_and_epoch():
+    epochs = [batch_indices(seed, epoch, 50, 50).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in epochs}) == 4
+    assert all(order != sorted(order) for order in epochs)
+
+
+def test_order_is_pinned():
+    # A changed order breaks the resumption of every run there is.
+    assert batch_indices(0, 0, 8, 8).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
+    assert batch_indices(7, 5, 4, 10).tolist() == [6, 7, 8, 4]
+    assert example_rng(1, 2, 3).bit_generator.random_raw() == 13637179162896307606
+
+
+def test_any_step_is_as_cheap_as_the_first():
+    began = time.monotonic()
+    for step in (10**9, 10**9 + 1, 10**12):
+        batch_indices(0, step, 64, 100_000)
+    assert time.monotonic() - began < 1
+
+
+def test_rows_have_random_streams_of_their_own():
+    draws = {example_rng(*key).random() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
+    assert len(draws) == 4
+    assert example_rng(0, 1, 2).random() == example_rng(0, 1, 2).random()
+    # The order of examples never shares its bits with an example.
+    assert (
+        np.random.Philox(key=[0, 1], counter=[0, 0, 0, 0]).random_raw()
+        != example_rng(0, 1, 0).bit_generator.random_raw()
+    )
+
+
+def test_processes_read_rows_of_the_same_batch():
+    source = Augmented(Numbers(), shifted)
+    for step in (0, 3):
+        whole = TrainBatches(source, 5, 8)(step)
+        parts = [TrainBatches(source, 5, 8, index, 4)(step) for index in range(4)]
+        joined = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+        jax.tree.map(np.testing.assert_array_equal, joined, whole)
+    assert whole["id"].tolist() == batch_indices(5, 3, 8, 10).tolist()
+    assert len(set(whole["shift"].tolist())) == 8
+    assert "shift" not in source[0]
+    assert len(source) == 10
+
+
+def config(workers=0, kind="process", batch_size=4, seed=3):
+    return Config(seed=seed, train=Train(batch_size=batch_size, workers=workers, worker_kind=kind))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "kind"), [(1, "process"), (3, "process"), (1, "thread"), (3, "thread")])
+def test_workers_change_nothing_and_a_resume_goes_on(workers, kind):
+    source = Augmented(Numbers(), shifted)
+    with Loader(source, config()) as loader:
+        expected = list(loader.until(9))
+    assert [step for step, _ in expected] == list(range(1, 10))
+    with Loader(source, config(workers, kind), first=4) as loader:
+        found = list(loader.until(9))
+    assert [step for step, _ in found] == [5, 6, 7, 8, 9]
+    for (_, a), (_, b) in zip(found, expected[4:], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_finished_run_has_no_batches_and_an_endless_one_many():
+    with Loader(Numbers(), config(), first=5) as loader:
+        assert list(loader.until(5)) == []
+        endless = loader.until()
+        assert [next(endless)[0] for _ in range(3)] == [6, 7, 8]
+
+
+def test_refusals():
+    with pytest.raises(UserError, match="the training set is empty"):
+        Loader(Numbers(0), config())
+    with pytest.raises(UserError, match=r"train\.batch_size = 4 does not divide over 3 processes"):
+        Loader(Numbers(), config(), process_index=0, process_count=3)
+    unpicklable = Augmented(Numbers(), lambda example, rng: example)
+    with pytest.raises(UserError, match=r"cannot be sent to worker processes .*--train\.worker_kind=thread"):
+        Loader(unpicklable, config(1))
+    with Loader(unpicklable, config(1, "thread")) as loader:
+        assert len(list(loader.until(2))) == 2
+
+
+def test_stack():
+    batch = stack([Numbers()[i] for i in (3, 4)])
+    assert batch["image"].shape == (2, 2, 2, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["labels"]["b"].tolist() == [[3] * 3, [4] * 3]
+    assert batch["valid"]["a"].tolist() == [True, False]
+    assert batch["valid"]["a"].dtype == bool
+
+
+@pytest.mark.parametrize("length", [1, 3, 4, 9, 12])
+def test_eval_batches_are_full_and_padding_is_valid_for_nothing(length):
+    batches = list(eval_batches(Numbers(length), 4))
+    assert len(batches) == -(-length // 4)
+    ids = np.concatenate([batch["id"] for batch in batches])
+    valid = np.concatenate([batch["valid"]["b"] for batch in batches])
+    assert len(ids) % 4 == 0
+    assert ids[:length].tolist() == list(range(length))
+    assert set(ids[length:].tolist()) <= {length - 1}
+    assert valid.tolist() == [True] * length + [False] * (len(ids) - length)
+    assert np.concatenate([batch["valid"]["a"] for batch in batches]).sum() == length // 2
+
+
+def test_eval_batches_of_nothing_and_with_workers():
+    assert list(eval_batches(Numbers(0), 4, workers=2)) == []
+    found = list(eval_batches(Numbers(9), 4, 2, "thread"))
+    jax.tree.map(np.testing.assert_array_equal, found, list(eval_batches(Numbers(9), 4)))

@@ -1,0 +1,92 @@
+"""Key tables: layouts invert, every key is accounted for, and messages name keys."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights.mapping import Row, joined, layer, under
+
+LAYOUTS = {
+    "as_is": (keys.AS_IS, 2),
+    "transposed": (keys.TRANSPOSED, 2),
+    "conv": (keys.CONV, 4),
+    "conv_transposed": (keys.CONV_TRANSPOSED, 4),
+    "pointwise": (keys.POINTWISE, 2),
+    "joined": (joined(keys.TRANSPOSED, 3), 2),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@given(data=st.data())
+def test_layouts_invert_exactly(name, data):
+    layout, rank = LAYOUTS[name]
+    shape = data.draw(st.tuples(*[st.integers(1, 4)] * rank))
+    if name == "joined":
+        shape = (shape[0], 3 * shape[1])
+    leaf = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    np.testing.assert_array_equal(layout.load(*layout.save(leaf)), leaf, strict=True)
+
+
+ROWS = (
+    *under(layer(r"(?P<part>\w+)/(?P<of>\w+)", r"\g<part>.\g<of>", keys.TRANSPOSED), r"params/b_(\d)/", r"blocks.\1."),
+    *layer("params/embed", "embed"),
+    Row("params/embed/table", ("embed.table",)),
+)
+TARGETS = {
+    "params/b_0/attn/qkv/kernel": np.empty((2, 6), np.float32),
+    "params/b_0/attn/qkv/bias": np.empty(6, np.float32),
+    "params/embed/steps": np.empty((), np.int32),
+    "params/embed/table": np.empty(3, np.float32),
+}
+SOURCE = {
+    "blocks.0.attn.qkv.weight": np.arange(12, dtype=np.float16).reshape(6, 2),
+    "blocks.0.attn.qkv.bias": np.arange(6, dtype=np.float32),
+    "embed.num_batches_tracked": np.array(5),
+    "embed.table": np.arange(3, dtype=np.float64),
+    "mask": np.zeros(3),
+}
+
+
+def load(source, **more):
+    return keys.load(source, TARGETS, ROWS, **{"droppable": ["mask"], "where": "x.pth"} | more)
+
+
+def test_load_and_save():
+    leaves = load(SOURCE)
+    assert {path: (x.shape, x.dtype) for path, x in leaves.items()} == {
+        path: (x.shape, x.dtype) for path, x in TARGETS.items()
+    }
+    np.testing.assert_array_equal(leaves["params/b_0/attn/qkv/kernel"], SOURCE["blocks.0.attn.qkv.weight"].T)
+    back = keys.save(leaves, ROWS)
+    assert back.keys() == SOURCE.keys() - {"mask"}
+    assert back["embed.num_batches_tracked"].dtype == np.int64
+    assert all(np.array_equal(back[key], SOURCE[key]) for key in back)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"blocks.0.attn.qkv.weight": np.zeros((9, 2))},
+            r"x.pth is of another size: blocks.0.attn.qkv.weight has shape \(9, 2\), the model needs \(6, 2\)",
+        ),
+        ({"embed.table": None}, r"^x.pth lacks embed.table$"),
+        ({"extra.weight": np.zeros(3)}, r"^x.pth has keys that the model does not: extra.weight$"),
+        (
+            {"embed.table": None} | {f"e{i}": np.zeros(1) for i in range(7)},
+            r"^x.pth lacks embed.table and has keys that the model does not: e0, e1, e2, e3, e4 and 2 more$",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(changes, message):
+    source = {key: x for key, x in (SOURCE | changes).items() if x is not None}
+    with pytest.raises(UserError, match=message):
+        load(source)
+
+
+def test_a_leaf_without_a_row_is_a_hole_in_the_table():
+    with pytest.raises(KeyError, match="params/none"):
+        keys.load({}, {"params/none": np.empty(1)}, ROWS)

@@ -1,9 +1,10 @@
-"""Evaluates a checkpoint again, the newest one by default.
+"""Evaluates a checkpoint again, the last one by default.
 
-    python eval.py --workdir DIR [--step N] [--protocol native|boundary] [--predictions DIR]
+    python eval.py --workdir DIR [--step best|last|N] [--protocol NAME] [--predictions DIR]
 
-Without a protocol: as in training, at the network's resolution on resized labels, as published figures are made.
-`native` scores at every label's own size, and writes predictions as png on request; `boundary` adds odsF of edges.
+Without a protocol: as in training, dense labels at the network's resolution, as published numbers are made.
+Dense tasks: `native` scores at every label's own size, and saves predictions on request; `boundary` adds odsF of edges.
+Text: `generate` decodes answers and scores them; `options` takes the likeliest option.
 """
 
 import sys
@@ -21,24 +22,12 @@ def main(argv: list[str]) -> None:
         return
     if rest or not flags["workdir"]:
         raise UserError(f"{f'unknown argument {rest[0]}' if rest else 'no --workdir'}: python eval.py --workdir DIR")
-    step = flags["step"]
-    if step is not None and not step.isdigit():
-        raise UserError(f"--step takes a step's number, not {step}")
-    from mtlora_jax.domains import workload_of
     from mtlora_jax.engine import process
-    from mtlora_jax.engine.run import config_of, reevaluate
+    from mtlora_jax.engine.run import open_run
 
     process.prepare()
-    workdir = Path(flags["workdir"])
-    config = config_of(workdir)
-    reevaluate(
-        config,
-        workload_of(config),
-        workdir,
-        None if step is None else int(step),
-        flags["protocol"],
-        flags["predictions"] and Path(flags["predictions"]),
-    )
+    predictions = flags["predictions"] and Path(flags["predictions"])
+    open_run(flags["workdir"]).evaluate(flags["step"] or "last", flags["protocol"], predictions)
 
 
 if __name__ == "__main__":

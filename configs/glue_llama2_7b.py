@@ -4,7 +4,7 @@
 
 Differs from `commonsense_llama2_7b` in data and length. Tasks are drawn by the square root of their size: in a joint
 mix by size the small ones (RTE, MRPC, CoLA) are hardly seen. The paper's GLUE recipe is not known to us; this is ours.
-Each task has GLUE's own figures with `python eval.py --workdir runs/glue_llama2_7b --protocol generate`.
+Each task has GLUE's own metrics with `python eval.py --workdir runs/glue_llama2_7b --protocol generate`.
 """
 
 from dataclasses import replace

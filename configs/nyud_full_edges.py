@@ -5,7 +5,7 @@
 Differs from `nyud_mtlora_r64_edges` in having no adapters and nothing frozen.
 29,478,495 of 29,478,495 parameters train.
 
-There are no published figures of this set of tasks that we know of.
+There are no published metrics of this set of tasks that we know of.
 """
 
 from dataclasses import replace

@@ -5,7 +5,7 @@
 Differs from `pascal_mtlora` in data, augmentation and tasks, and in the length of an epoch: 24 updates.
 7,810,478 of 33,728,750 parameters train.
 
-The paper has no figures on NYUDv2. By the same protocol (restated in a later paper; a secondary source): single tasks
+The paper has no metrics on NYUDv2. By the same protocol (restated in a later paper; a secondary source): single tasks
 42.65 mIoU, depth 0.60 rmse, normals 22.83; TADFormer r64 40.85, 0.64, 27.48, Δm -10.42.
 """
 

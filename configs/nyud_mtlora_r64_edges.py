@@ -5,7 +5,7 @@
 Differs from `nyud_mtlora_r64` in having one task more, for which no single-task score is known: there is no Δm.
 8,358,687 of 34,276,959 parameters train.
 
-There are no published figures of this set of tasks that we know of.
+There are no published metrics of this set of tasks that we know of.
 """
 
 from dataclasses import replace

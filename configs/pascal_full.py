@@ -6,7 +6,7 @@ Differs from `pascal_mtlora` in having no adapters and nothing frozen.
 29,464,442 of 29,464,442 parameters train (the paper has 30.06 M, as if its baselines' decoders were larger).
 
 Published (Table 1; a secondary source): semseg 67.56 mIoU, human parts 60.24 mIoU, saliency 65.21 mIoU, normals 16.64
-(the mean angle), Δm +2.23; from these figures it is +2.44.
+(the mean angle), Δm +2.23; from these metrics it is +2.44.
 """
 
 from dataclasses import replace

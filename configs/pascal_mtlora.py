@@ -7,7 +7,7 @@
 The recipe, from the reference's code and its authors' answers: ImageNet-1k weights; batch 32 for 300 epochs of 156
 updates; AdamW with 0.05 weight decay, none on biases and norms; the learning rate's 5e-4 times 32 / 512, so 3.125e-5,
 after 20 epochs of warmup from 3.125e-8, then a cosine to 3.125e-7; gradients clipped to norm 5; drop path 0.2. The
-shared rank is 64, that of each task 4, the scale 4, dropout 0.05 on the adapters' input. Figures are of labels resized
+shared rank is 64, that of each task 4, the scale 4, dropout 0.05 on the adapters' input. Metrics are of labels resized
 to 448 by 448.
 
 Published (Table 1; a secondary source): semseg 67.90 mIoU, human parts 59.84 mIoU, saliency 65.40 mIoU, normals 16.60

@@ -3,7 +3,7 @@
     python train.py --config configs/text_mtl_lora.py
 
 The language quickstart, and the parent of the other micro-world recipes. `--adapter.method=lora` and its siblings
-change the method alone. The embedded model is weak: expect the formats to be learned, and options to be guessed.
+change the method alone. The embedded model is weak: expect it to adopt the formats, and to choose at chance.
 """
 
 from mtlora_jax.config import Optim, Train

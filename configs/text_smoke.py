@@ -10,7 +10,7 @@ from dataclasses import replace
 from configs.text_mtl_lora import get_config as parent
 from mtlora_jax.text.config import MicroworldData, TaskConfig, TextConfig
 from mtlora_jax.text.llama import LlamaSpec
-from mtlora_jax.text.llama_weights import asset
+from mtlora_jax.weights.hub import shipped
 
 
 def get_config() -> TextConfig:
@@ -20,7 +20,7 @@ def get_config() -> TextConfig:
         name="text_smoke",
         init_from=None,
         model=LlamaSpec(vocab_size=1024, hidden=32, intermediate=64, layers=2, heads=4, kv_heads=2, tied=True),
-        tokenizer=str(asset("microworld")),
+        tokenizer=str(shipped("microworld")),
         tasks={task: TaskConfig() for task in ("boolq", "ARC-Easy", "winogrande")},
         pack=256,
         data=MicroworldData(train_length=64, val_length=8),

@@ -3,10 +3,8 @@
 import contextlib
 import dataclasses
 import difflib
-import importlib.util
 import io
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from mtlora_jax import schema
 from mtlora_jax.config import Config
 from mtlora_jax.errors import Interrupted, UserError
+from mtlora_jax.recipes import load_recipe, recipe_errors
 
 USAGE = """\
 usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...]
@@ -28,7 +27,7 @@ usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...
 
 @dataclass(frozen=True)
 class Door:
-    """What a command line asks for: a validated config, the run's directory, and whether only to look."""
+    """What a command line asks for: a validated config, the run's directory, and whether to train nothing."""
 
     config: Config
     workdir: Path
@@ -93,55 +92,19 @@ def split_flags(
 
 
 def load_config(path: str | Path) -> Config:
-    """What the recipe file's `get_config()` returns.
-
-    The file may lie anywhere. It imports its siblings as `from <its directory>.<sibling> import ...` or by
-    their bare names, and this repository's recipes as `configs.<recipe>`.
+    """What the recipe file's `get_config()` returns; see `mtlora_jax.recipes` for where it may lie.
 
     Raises:
-      UserError: no such file, no Python in it, no `get_config`, or it does not return a `Config`.
+      UserError: no such file, not Python, no `get_config`, or it does not return a `Config`.
     """
-    file = Path(path).resolve()
-    if not file.is_file():
-        raise UserError(f"there is no config file {path}")
-    if file.suffix != ".py":
-        raise UserError(f"{path} is no recipe: a recipe is a Python file that defines get_config()")
-    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses defined in a recipe look their module up while they are made.
-    sys.modules[spec.name] = module
-    with _importable(file.parent.parent, file.parent, Path(__file__).parents[1]), _recipe_errors(path, file):
-        spec.loader.exec_module(module)
-        if not callable(get_config := getattr(module, "get_config", None)):
-            raise UserError(f"{path} defines no get_config()")
+    module = load_recipe(path)
+    if not callable(get_config := getattr(module, "get_config", None)):
+        raise UserError(f"{path} defines no get_config()")
+    with recipe_errors(path):
         config = get_config()
     if not isinstance(config, Config):
         raise UserError(f"{path}: get_config() returned {type(config).__name__}, not a mtlora_jax.config.Config")
     return config
-
-
-@contextlib.contextmanager
-def _importable(*directories: Path) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path[:0] = map(str, directories)
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-@contextlib.contextmanager
-def _recipe_errors(path: str | Path, file: Path) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
-    except SyntaxError as error:
-        raise UserError(f"{path} is not valid Python: line {error.lineno}: {error.msg}") from None
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-        where = f", line {lines[-1]}" if lines else ""
-        raise UserError(f"{path}{where}: {type(error).__name__}: {error}") from None
 
 
 def override(config: Config, arguments: Sequence[str]) -> Config:
@@ -156,7 +119,7 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
     while remaining:
         argument = remaining.pop(0)
         if not argument.startswith("--") or argument == "--":
-            raise UserError(f"cannot place the argument {argument!r}: overrides look like --optim.lr=1e-4")
+            raise UserError(f"does not understand the argument {argument!r}: overrides look like --optim.lr=1e-4")
         key, equals, value = argument[2:].partition("=")
         tokens = [value] if equals else []
         while not equals and remaining and not remaining[0].startswith("--"):
@@ -251,7 +214,7 @@ def show(value: Any) -> str:
 def fail_cleanly() -> Iterator[None]:
     """Wraps a door, as decorator or context: a UserError becomes one line on stderr and exit status 2.
 
-    Ctrl-C exits with 130; whoever was interrupted has said by then what was saved.
+    Ctrl-C exits with 130, after the command has printed what it saved.
     """
     try:
         yield

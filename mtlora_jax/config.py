@@ -54,7 +54,7 @@ class Train:
       log_every: steps between lines of `metrics.jsonl`.
       keep: newest checkpoints kept, beside the best.
       workers: processes or threads that prepare batches; 0 prepares them in line.
-      worker_kind: processes for sources that compute in Python, threads for those that read and decode files.
+      worker_kind: processes for data sets that compute in Python, threads for those that read and decode files.
     """
 
     steps: int = 1000
@@ -82,8 +82,8 @@ class Config:
     """What every run has.
 
     Attributes:
-      name: of the run; without `--workdir` it lives in `runs/<name>`.
-      seed: of initial weights, batch order and dropout.
+      name: the run's; without `--workdir` it lives in `runs/<name>`.
+      seed: decides initial weights, batch order and dropout.
     """
 
     name: str = "run"

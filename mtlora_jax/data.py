@@ -1,7 +1,7 @@
-"""Data sets: looked over, and prepared.
+"""Data sets: inspected, and prepared.
 
 python -m mtlora_jax.data check --config FILE [--expect pascal|nyud|commonsense] [--out DIR] [--key.sub_key=value ...]
-    reads all that a recipe would, reports figures of every task and what is wrong, draws a contact sheet of pictures
+    reads all that a recipe would, reports metrics of every task and what is wrong, draws a contact sheet of pictures
 
 python -m mtlora_jax.data prepare pascal|nyud --manual_dir ROOT --data_dir DIR [--tasks a,b] [--workers N]
     writes a published data set as random-access records, to be read with --data.prepared=DIR
@@ -9,10 +9,12 @@ python -m mtlora_jax.data prepare pascal|nyud --manual_dir ROOT --data_dir DIR [
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
 from mtlora_jax.config import Config
+from mtlora_jax.domains import domain_of
 from mtlora_jax.errors import UserError
 
 
@@ -23,33 +25,16 @@ def check(argv: Sequence[str]) -> None:
     config = override(load_config(flags["config"]), rest)
     config.validate()
     out = Path(flags["out"] or "data_check")
-    if type(config).__name__ == "TextConfig":
-        check_text(config, out, flags["expect"])
-        return
-    from mtlora_jax.vision.datasets.check import check as run
-
-    run(config, out, flags["expect"], count(flags["workers"]))
+    check_config(config, out, flags["expect"], count(flags["workers"]))
 
 
-def check_text(config: Config, out: Path, expect: str | None) -> None:
-    """Encodes every row of both splits, prints figures of every task, and writes them to `report.json`."""
-    from mtlora_jax.files import make_workdir, write_json
-    from mtlora_jax.language.templates import TEMPLATES
-    from mtlora_jax.text.datasets import check
-    from mtlora_jax.text.datasets.sources import rows_of, tokenizer_of
-
-    if expect not in (None, "commonsense"):
-        raise UserError(f"--expect {expect}: the figures known are those of commonsense")
-    make_workdir(out)
-    tokenizer, template, report = tokenizer_of(config), TEMPLATES[config.template], {}
-    for split in ("train", "val"):
-        found = check.check(rows_of(config, split), tokenizer, template, config.cutoff, config.truncation)
-        print(f"{split}: {check.text(found, config.cutoff)}")
-        for line in check.compare(found, split) if expect else ():
-            print(line)
-        report[split] = check.as_json(found)
-    write_json(out / "report.json", report)
-    print(f"wrote {out / 'report.json'}")
+def check_config(config: Config, out: Path, expect: str | None, workers: int) -> None:
+    """Inspects the data of a config, as its domain does. Raises UserError for a config that trains on no data set."""
+    domain = domain_of(config).rpartition(".")[0]
+    module = f"{domain}.datasets.check"
+    if not hasattr(config, "data"):
+        raise UserError(f"{type(config).__name__} makes its own data while it trains: there is nothing to check")
+    import_module(module).check(config, out, expect, workers)
 
 
 def prepare(argv: Sequence[str]) -> None:

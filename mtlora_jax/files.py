@@ -39,7 +39,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"there is no {path}") from None
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from None
+        raise UserError(f"{path} is not JSON: {error}") from None
 
 
 def make_workdir(path: str | Path) -> Path:

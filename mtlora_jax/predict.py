@@ -1,4 +1,7 @@
-"""One picture per task for a photo of yours: `python -m mtlora_jax.predict --workdir DIR --image X.jpg --out DIR2`."""
+"""One picture per task for a photo of yours.
+
+python -m mtlora_jax.predict --workdir DIR --image X.jpg --out DIR2 [--step best|last|N]
+"""
 
 import sys
 from pathlib import Path
@@ -9,32 +12,30 @@ from PIL import Image, ImageOps
 
 from mtlora_jax.cli import fail_cleanly, split_flags
 from mtlora_jax.engine import process
-from mtlora_jax.engine.run import config_of, trained_variables
+from mtlora_jax.engine.run import Step, open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir
 from mtlora_jax.images.panels import panel, save_png
 from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.heads import resize
-from mtlora_jax.vision.workload import make_workload
 
 LARGEST = 1024
 """Pixels: predictions are written at the photo's size, but no larger than this along a side."""
 
 
-def predict(workdir: Path, image: Path, out: Path) -> list[Path]:
+def predict(workdir: Path, image: Path, out: Path, step: Step = "last") -> list[Path]:
     """Writes `<image>_<task>.png` for every task, and `<image>_all.png` with all of them.
 
     The network sees the photo at its own square size; predictions are brought back to the photo's shape.
 
     Raises:
-      UserError: the workdir holds no run of dense tasks, or the file is no image.
+      UserError: the workdir holds no run of dense tasks, or the file is not an image.
     """
-    config = config_of(workdir)
+    run = open_run(workdir)
+    config, workload = run.config, run.workload
     if not isinstance(config, VisionConfig):
         raise UserError(f"{workdir} holds no run of dense tasks: {type(config).__name__}")
-    photo = read_image(image)
-    workload, tasks = make_workload(config), config.task_objects()
-    _, variables = trained_variables(config, workload, workdir)
+    photo, tasks, variables = read_image(image), config.make_tasks(), run.variables(step)
     make_workdir(out)
 
     side = config.backbone.image_size
@@ -62,12 +63,12 @@ def read_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"there is no image {path}") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is no image that can be read: {error}") from None
+        raise UserError(f"{path} is not an image that can be read: {error}") from None
 
 
 @fail_cleanly()
 def main(argv: list[str]) -> None:
-    flags, rest = split_flags(argv, ("workdir", "image", "out"), ("help",))
+    flags, rest = split_flags(argv, ("workdir", "image", "out", "step"), ("help",))
     if flags["help"]:
         print(__doc__)
         return
@@ -75,8 +76,8 @@ def main(argv: list[str]) -> None:
     if rest or missing:
         raise UserError(f"unknown argument {rest[0]}" if rest else f"--{missing[0]} is missing; see --help")
     process.prepare()
-    for path in predict(Path(flags["workdir"]), Path(flags["image"]), Path(flags["out"])):
-        print(path)
+    written = predict(Path(flags["workdir"]), Path(flags["image"]), Path(flags["out"]), flags["step"] or "last")
+    print("wrote", *written, sep="\n")
 
 
 if __name__ == "__main__":

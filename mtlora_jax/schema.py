@@ -2,7 +2,7 @@
 
 What a config may hold: None, bool, int, float, str, `Literal`s, tuples, string-keyed mappings,
 dataclasses, and unions of these. Where an annotation leaves open which dataclass is meant, the JSON gives
-it under `kind`, as `module:Class`.
+it under `kind`, as `module:Class`, or `/path/recipe.py:Class` for a class that a recipe file defines.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.recipes import file_of, load_recipe
 
 KIND = "kind"
 PLAIN = (bool, int, float, str, type(None))
@@ -72,7 +73,7 @@ def encode(value: Any, hint: Any = Any, path: str = "") -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         cls = type(value)
         known = [member for member in alternatives(hint) if dataclasses.is_dataclass(member)] == [cls]
-        kind = {} if known else {KIND: f"{cls.__module__}:{cls.__qualname__}"}
+        kind = {} if known else {KIND: f"{file_of(cls.__module__) or cls.__module__}:{cls.__qualname__}"}
         return kind | {k: encode(getattr(value, k), h, _join(path, k)) for k, h in fields(cls).items()}
     if isinstance(value, Mapping):
         inner = next((value_hint(member) for member in alternatives(hint) if is_mapping(member)), Any)
@@ -166,8 +167,8 @@ def _named_class(kind: Any, bases: list[type], path: str) -> type:
     if not isinstance(kind, str):
         raise UserError(f"{where} must name the class of a {expected}, as module:Class")
     try:
-        module, _, name = kind.partition(":")
-        cls = import_module(module)
+        module, _, name = kind.rpartition(":")
+        cls = load_recipe(module) if module.endswith(".py") else import_module(module)
         for part in name.split("."):
             cls = getattr(cls, part)
     except (ImportError, AttributeError, ValueError):

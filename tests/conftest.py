@@ -15,13 +15,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-SLOW = ("test_counts", "test_recipes", "test_mtlora_model", "test_published_tfds", "test_scenes_tfds", "test_prefetch")
-"""Files of many short tests that together outlast the fast tier."""
-
-
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.stem in SLOW:
-            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.fast)

@@ -78,8 +78,8 @@ def test_override_keeps_types_and_the_original():
         ("--tasks.a=None", "tasks.a is a group: set one of tasks.a.weight"),
         ("--tasks.c=1", "unknown config key tasks.c"),
         ("--one.rank=0", "--one.rank: rank must be at least 1, not 0"),
-        ("stray", "cannot place the argument 'stray'"),
-        ("--", "cannot place the argument '--'"),
+        ("stray", "does not understand the argument 'stray'"),
+        ("--", "does not understand the argument '--'"),
     ],
 )
 def test_override_refuses_in_one_line(argument, message, capfd):
@@ -157,7 +157,7 @@ def test_missing_and_foreign_files(tmp_path):
     with pytest.raises(UserError, match=r"there is no config file .*nowhere\.py"):
         load_config(tmp_path / "nowhere.py")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"config\.json is no recipe"):
+    with pytest.raises(UserError, match=r"config\.json is not a recipe"):
         load_config(tmp_path / "config.json")
     with pytest.raises(UserError, match="there is no config file"):
         load_config(tmp_path)

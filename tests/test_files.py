@@ -32,7 +32,7 @@ def test_unreadable_json_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*x\.json"):
         read_json(tmp_path / "x.json")
     (tmp_path / "x.json").write_text('{"a": ')
-    with pytest.raises(UserError, match=r"x\.json is no JSON: "):
+    with pytest.raises(UserError, match=r"x\.json is not JSON: "):
         read_json(tmp_path / "x.json")
 
 

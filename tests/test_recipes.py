@@ -13,6 +13,8 @@ from mtlora_jax.engine import tables
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, split_variables
 from mtlora_jax.engine.state import abstract_variables, weight_labels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("[!_]*.py"))
 PUBLISHED = [name for name in RECIPES if name.startswith(("pascal_", "nyud_"))]

@@ -10,7 +10,7 @@
 """
 
 from mtlora_jax.adapters.dense import Dense
-from mtlora_jax.adapters.leaf import COLLECTION
+from mtlora_jax.adapters.leaf import COLLECTION, TASKS
 from mtlora_jax.adapters.merge import export, merge, sites
 from mtlora_jax.adapters.methods import (
     dora,
@@ -33,12 +33,13 @@ from mtlora_jax.adapters.methods.mtl_lora_fused import MTLLoRAFused
 from mtlora_jax.adapters.methods.mtlora import MTLoRA
 from mtlora_jax.adapters.methods.multilora import MultiLoRA
 from mtlora_jax.adapters.registry import METHODS, method_of
-from mtlora_jax.adapters.spec import CannotMerge, Spec
+from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
 from mtlora_jax.adapters.streams import Streams, shared, smap
 
 __all__ = [
     "COLLECTION",
     "METHODS",
+    "TASKS",
     "CannotMerge",
     "Dense",
     "DoRA",
@@ -52,6 +53,7 @@ __all__ = [
     "MultiLoRA",
     "Spec",
     "Streams",
+    "defaults",
     "dora",
     "export",
     "full",

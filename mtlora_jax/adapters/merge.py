@@ -51,15 +51,15 @@ def merge(variables: Mapping, layers: Mapping[Path, Dense], task: str | None = N
 
     Args:
       variables: `params`, `lora` and other collections; not changed. Layers of an `nn.scan` have leaves with a leading
-        axis, and are folded each for itself.
-      layers: which layers to fold, as `sites` lists them or a part of it.
-      task: whose update to fold; None folds the shared one. The other streams' leaves are dropped.
+        axis, and each layer is folded with its own.
+      layers: the layers to fold, as `sites` lists them, or some of those.
+      task: the task whose update is folded; None folds the shared one. The other streams' leaves are dropped.
 
     Returns:
       The variables with new kernels and without those layers' leaves (and without `lora` once it is empty).
 
     Raises:
-      CannotMerge: a layer's update is no change of its kernel; the message names the layer and the reason.
+      CannotMerge: a layer's update is not a change of its kernel; the message names the layer and the reason.
       ValueError: leaves are missing, of another shape, or left over; the message names their path.
     """
     params = traverse_util.flatten_dict(variables["params"])
@@ -104,7 +104,7 @@ def export(
 
 
 def _each(one, what: str, path: Path, leaves, kernel, bias):
-    """A function of one layer, of each of the layers of a scan, or of a scan of scans."""
+    """Applies a function of one layer to it, or to each layer of a scan, or of a scan of scans."""
     for _ in range(kernel.ndim - 2):
         one = jax.vmap(one)
     try:
@@ -117,14 +117,14 @@ def _block_diagonal(blocks: Sequence[jax.Array]) -> jax.Array:
     """`[..., sum of rows, sum of columns]`, of blocks of equal width."""
     width = blocks[0].shape[-1]
     rows = []
-    for place, block in enumerate(blocks):
-        beside = (place * width, (len(blocks) - 1 - place) * width)
+    for i, block in enumerate(blocks):
+        beside = (i * width, (len(blocks) - 1 - i) * width)
         rows.append(jnp.pad(block, (*((0, 0),) * (block.ndim - 1), beside)))
     return jnp.concatenate(rows, axis=-2)
 
 
 def _parts(params, stored, path: Path, layer: Dense) -> list[tuple[dict, jax.Array, jax.Array | None]]:
-    """`(leaves, kernel, bias)` of every slot of a layer; the leaves leave `stored`."""
+    """`(leaves, kernel, bias)` of every slot of a layer; takes the leaves out of `stored`."""
     where, method = "/".join(path), method_of(layer.adapter)
     if (*path, "kernel") not in params:
         raise ValueError(f"params/{where}/kernel is missing")
@@ -135,12 +135,12 @@ def _parts(params, stored, path: Path, layer: Dense) -> list[tuple[dict, jax.Arr
     parts = []
     for slot, kernel, b in zip(layer.slots or ("",), kernels, biases, strict=True):
         at = (*path, slot) if slot else path
-        leaves = {p[-1]: stored.pop(p) for p in list(stored) if p[:-1] == at}
-        lead = kernel.shape[:-2]
-        declared = method.leaves(layer.adapter, *kernel.shape[-2:])
-        declared = {name: leaf._replace(shape=(*lead, *leaf.shape)) for name, leaf in declared.items()}
-        check(declared, leaves, "/".join((COLLECTION, *at)))
+        own = {p[len(at) :]: stored.pop(p) for p in list(stored) if p[: len(at)] == at}
+        leaves = traverse_util.unflatten_dict(own)
+        declared = traverse_util.flatten_dict(method.declare(layer.adapter, *kernel.shape[-2:]))
+        declared = {p: leaf._replace(shape=(*kernel.shape[:-2], *leaf.shape)) for p, leaf in declared.items()}
+        check(traverse_util.unflatten_dict(declared), leaves, "/".join((COLLECTION, *at)))
         parts.append((leaves, kernel, b))
     if extra := next((p for p in stored if p[: len(path)] == path), None):
-        raise ValueError(f"{'/'.join((COLLECTION, *extra))} is no leaf of this layer")
+        raise ValueError(f"{'/'.join((COLLECTION, *extra))} is not a leaf of this layer")
     return parts

@@ -37,6 +37,16 @@ def smap(fn: Callable[[jax.Array], jax.Array], x: jax.Array | Streams) -> jax.Ar
     return x.map(fn) if isinstance(x, Streams) else fn(x)
 
 
+def each_stream(
+    fn: Callable[[jax.Array, jax.Array | None], jax.Array], x: jax.Array | Streams, key: jax.Array | None
+) -> jax.Array | Streams:
+    """`fn(x, key)` of an array, or of every stream with a key of its own; keys may be None."""
+    if not isinstance(x, Streams):
+        return fn(x, key)
+    keys = (None, None) if key is None else jax.random.split(key)
+    return Streams(fn(x.shared, keys[0]), fn(x.tasks, keys[1]))
+
+
 def shared(x: jax.Array | Streams) -> jax.Array:
     """The shared activation `[B, ..., C]`, whether or not task streams travel with it."""
     return x.shared if isinstance(x, Streams) else x

@@ -1,11 +1,13 @@
-"""Leaves of their own for every task, and choosing among them by task id."""
+"""Choosing among the leaves that tasks own: by name when a task is merged, by id for every example."""
 
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.leaf import TASKS
 from mtlora_jax.adapters.spec import CannotMerge
+from mtlora_jax.adapters.streams import Streams
 
 
 def check_names(method: str, tasks: Sequence[str]) -> None:
@@ -14,7 +16,7 @@ def check_names(method: str, tasks: Sequence[str]) -> None:
         raise ValueError(f"{method} needs one or more tasks, each given once, not {tuple(tasks)}")
 
 
-def place(method: str, tasks: Sequence[str], task: str | None) -> int:
+def id_of(method: str, tasks: Sequence[str], task: str | None) -> int:
     """A task's id. Raises `CannotMerge` for none or another: every task has an update of its own."""
     if task not in tasks:
         raise CannotMerge(f"{method} has an update per task: name one of {', '.join(tasks)}, not {task}")
@@ -27,24 +29,26 @@ def own_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> ja
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def stacked(tasks: Sequence[str], leaves: Mapping[str, jax.Array], name: str) -> jax.Array:
-    """`[T, ...]`, the leaf `<task>_<name>` of every task. Stored apart, so that tasks come and go alone."""
-    return jnp.stack([leaves[f"{task}_{name}"] for task in tasks])
+def stacked(tasks: Sequence[str], leaves: Mapping, name: str) -> jax.Array:
+    """`[T, ...]`, the leaf `tasks/<task>/<name>` of every task. Stored apart, so that tasks come and go alone."""
+    return jnp.stack([leaves[TASKS][task][name] for task in tasks])
 
 
-def spread(task_id: jax.Array | None, x: jax.Array) -> None:
-    """Raises ValueError unless every example, or every token, of `x [B, ..., in]` has a task id."""
+def check_task_id(method: str, task_id: jax.Array | None, x: jax.Array | Streams) -> None:
+    """Raises ValueError unless `x` is an array `[B, ..., in]` and each of its examples, or tokens, has a task id."""
+    if isinstance(x, Streams):
+        raise ValueError(f"{method} takes no task streams: every example belongs to one task, named by task_id")
     if task_id is None:
-        raise ValueError("the adapter needs task_id, [B] or [B, L]: which task each example belongs to")
+        raise ValueError(f"{method} needs task_id, [B] or [B, L]: which task each example belongs to")
     if (shape := jnp.shape(task_id)) not in (x.shape[:1], x.shape[:2][: x.ndim - 1]):
         raise ValueError(f"task_id has shape {shape}, an input {x.shape} needs {x.shape[:1]} or {x.shape[:2]}")
 
 
 def pick(table: jax.Array, task_id: jax.Array, ndim: int | None = None) -> jax.Array:
-    """The row of `table [T, n, ...]` for every id, NaN for an id that there is none for.
+    """The row of `table [T, n, ...]` for every id, and NaN for an id that has no row.
 
     Args:
-      ndim: axes of what the result is to meet: ones are put in after the ids' own axes.
+      ndim: number of axes of the array that the result is multiplied with: axes of length 1 follow the ids' own.
     """
     ids = jnp.asarray(task_id)
     # Negative ids would count from the end.

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr
+
+from mtlora_jax.engine.program import Columns, everything, inner_program, live_equations
 
 
 def macs(fn: Callable, *args) -> int:
@@ -15,35 +17,16 @@ def macs(fn: Callable, *args) -> int:
     Args:
       *args: arrays or `jax.ShapeDtypeStruct`s.
     """
-    closed = jax.make_jaxpr(fn)(*args)
-    return _count(closed.jaxpr, set(closed.jaxpr.outvars))
+    jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+    return _count(jaxpr, everything(jaxpr.outvars))
 
 
-def _count(jaxpr: Jaxpr, wanted: set) -> int:
+def _count(jaxpr: Jaxpr, live: list[Columns]) -> int:
     total = 0
-    for eqn in reversed(jaxpr.eqns):
-        live = [var in wanted for var in eqn.outvars]
-        if not any(live):
-            continue
-        inner = _inner(eqn)
-        if inner is None:
-            total += _own(eqn)
-            wanted.update(var for var in eqn.invars if not hasattr(var, "val"))
-            continue
-        outs = inner.outvars
-        of = {out for out, alive in zip(outs, live, strict=False) if alive} if len(outs) == len(live) else set(outs)
-        total += eqn.params.get("length", 1) * _count(inner, {var for var in of if not hasattr(var, "val")})
-        wanted.update(var for var in eqn.invars if not hasattr(var, "val"))
+    for eqn, outputs in live_equations(jaxpr, live)[0]:
+        inner = inner_program(eqn, outputs)
+        total += _own(eqn) if inner is None else eqn.params.get("length", 1) * _count(*inner)
     return total
-
-
-def _inner(eqn) -> Jaxpr | None:
-    for value in eqn.params.values():
-        if isinstance(value, ClosedJaxpr):
-            return value.jaxpr
-        if isinstance(value, Jaxpr):
-            return value
-    return None
 
 
 def _own(eqn) -> int:

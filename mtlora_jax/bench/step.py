@@ -87,13 +87,12 @@ class Program:
         self.state, self.frozen = begin.state, begin.frozen
         if isinstance(config, TextConfig) and isinstance(config.data, MicroworldData):
             B = config.train.batch_size
-            batch = workload.source("train").batch(config.seed, 0, B, range(B))
-            self.batch = {name: value for name, value in batch.items() if name != "id"}
-            self.unit, self.amount = "tokens", int((self.batch["attention_mask"] > 0).sum())
+            self.batch = workload.train_batches(B).batch(config.seed, 0, range(B))
+            self.unit, self.amount = "tokens", int((self.batch["segment_ids"] > 0).sum())
         else:
             self.batch = made_up(workload.abstract_batch(config.train.batch_size))
             self.unit, self.amount = "images", config.train.batch_size
-        step = make_train_step(workload, begin.optimizer, config.seed, self.mesh)
+        step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, self.mesh)
         began = time.perf_counter()
         self.step = step.lower(self.state, self.frozen, put_batch(self.batch, self.mesh)).compile()
         self.compile_seconds = time.perf_counter() - began
@@ -150,7 +149,7 @@ def forward_macs(config: VisionConfig) -> dict[str, float]:
     # 4C -> R -> 2C -> P, the way through 2C; the composed matrices are made once.
     saved = 0
     for stage in range(config.backbone.stages - 1) if config.decoder_channels is not None else ():
-        grid, W = config.backbone.tap(stage)
+        grid, W = config.backbone.feature_map(stage)
         P = config.decoder_channels[stage]
         spec = config.placement.spec("reduction", stage, True, tuple(config.tasks))
         R = spec.rank if spec else 0

@@ -24,33 +24,35 @@ Every file written as .safetensors can be a recipe's init_from.
 def swin(source: str, out: Path) -> str:
     """A pretrained backbone, with the shape it says it has."""
     from mtlora_jax import schema
+    from mtlora_jax.listing import listed
     from mtlora_jax.vision.swin import SwinSpec
     from mtlora_jax.vision.swin_weights import BACKBONE, DROPPABLE, from_state_dict, infer, recognise
-    from mtlora_jax.weights import source as sources
-    from mtlora_jax.weights.mapping import listed
+    from mtlora_jax.weights import safetensors
+    from mtlora_jax.weights.hub import read
 
-    tensors = sources.read(source)
+    tensors, _ = read(source)
     spec = infer(tensors, source)
     leaves = from_state_dict(tensors, spec, source)
     about = {"source": source, "backbone": schema.encode(spec, SwinSpec)}
-    sources.write(out, {BACKBONE + path: leaf for path, leaf in leaves.items()}, about)
+    safetensors.write(out, {BACKBONE + path: leaf for path, leaf in leaves.items()}, about)
     family, bare = recognise(tensors, source)
     dropped = [key for key in bare if any(re.fullmatch(pattern, key) for pattern in DROPPABLE)]
-    return (
-        f"a Swin in {family.name}'s names: dim {spec.dim}, depths {spec.depths}, heads {spec.heads}, "
-        f"window {spec.window}; {len(leaves)} leaves; dropped {listed(dropped) or 'nothing'}"
-    )
+    shape = f"dim {spec.dim}, depths {spec.depths}, heads {spec.heads}, window {spec.window}"
+    taken = f"{len(leaves)} leaves from {len(tensors)} tensors; dropped {listed(dropped) or 'nothing'}"
+    return f"a Swin in {family.name}'s names: {shape}; {taken}"
 
 
 def reference(source: str, out: Path, cfg: str | None, tasks: str | None, dataset: str | None) -> str:
     """An MTLoRA checkpoint of the reference, its tasks under this library's names."""
+    import jax
+
     from mtlora_jax.convert import mtlora_reference
     from mtlora_jax.convert.files import write_model
     from mtlora_jax.convert.reference_config import read_yaml
     from mtlora_jax.convert.task_names import OURS, rename
-    from mtlora_jax.weights import source as sources
+    from mtlora_jax.weights.hub import read
 
-    tensors, beside = sources.read_with_metadata(source)
+    tensors, beside = read(source)
     config: dict[str, Any] = read_yaml(cfg) if cfg else beside.get("config") or {}
     if not config:
         raise UserError(f"{source} holds no config: give the yaml it was trained with as --cfg")
@@ -58,68 +60,70 @@ def reference(source: str, out: Path, cfg: str | None, tasks: str | None, datase
     model, variables = mtlora_reference(tensors, config | {key: value for key, value in given.items() if value})
     model, variables = rename(model, variables, OURS)
     write_model(out, model, variables, source)
-    return f"a model of {', '.join(f'{task} ({head.channels})' for task, head in model.heads.items())}"
+    tasks = ", ".join(f"{task} ({head.channels})" for task, head in model.heads.items())
+    return f"a model of {tasks}; {len(jax.tree.leaves(variables))} leaves from {len(tensors)} tensors"
 
 
-def to_reference(source: str, out: Path) -> str:
+def to_reference(source: str, out: Path, step: str) -> str:
     """A model or a run, as the reference would have saved it."""
     from mtlora_jax.convert import to_mtlora_reference
     from mtlora_jax.convert.files import read_model
     from mtlora_jax.convert.task_names import THEIRS, rename
-    from mtlora_jax.weights import torch_pickle_write as pth_write
+    from mtlora_jax.weights import torch_pickle_write
 
     if out.suffix != ".pth":
         raise UserError(f"{out}: the reference reads .pth files")
-    tensors = to_mtlora_reference(*rename(*read_model(source), THEIRS))
-    pth_write.write(out, tensors)
+    tensors = to_mtlora_reference(*rename(*read_model(source, step), THEIRS))
+    torch_pickle_write.write(out, tensors)
     return f"{len(tensors)} tensors in the reference's names"
 
 
 def is_language(source: str) -> bool:
     """Whether a source is of a language model: an adapter file, or the directory of such a run."""
-    from mtlora_jax.engine.run import config_of
+    if source.endswith("adapter.safetensors") or not Path(source).is_dir():
+        return source.endswith("adapter.safetensors")
+    from mtlora_jax.engine.run import open_run
+    from mtlora_jax.text.config import TextConfig
 
-    return source.endswith("adapter.safetensors") or (
-        Path(source).is_dir() and type(config_of(Path(source))).__name__ == "TextConfig"
-    )
+    return isinstance(open_run(source).config, TextConfig)
 
 
-def to_peft(source: str, out: Path, task: str | None, base: str | None) -> str:
+def to_peft(source: str, out: Path, task: str | None, base: str | None, step: str) -> str:
     """One task of a language run's adapters, as a folder that the peft library loads."""
     from mtlora_jax.convert.language_files import read_model
     from mtlora_jax.convert.peft import export_peft
 
-    model, variables, found = read_model(source, base)
+    model, variables, found = read_model(source, base, step)
     export_peft(out, model, variables, task, found)
     return f"{task or 'the adapters'} for {found}, exactly"
 
 
-def to_mtl_lora_reference(source: str, out: Path, base: str | None) -> str:
+def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str) -> str:
     """A language run's adapters, as the MTL-LoRA reference would have saved them."""
     from mtlora_jax.convert import to_mtl_lora_reference as convert
     from mtlora_jax.convert.language_files import read_model
-    from mtlora_jax.weights import torch_pickle_write as pth_write
+    from mtlora_jax.weights import torch_pickle_write
 
     if out.suffix != ".pt":
         raise UserError(f"{out}: the reference reads .pt files")
-    model, variables, _ = read_model(source, base)
+    model, variables, _ = read_model(source, base, step)
     tensors = convert(model, variables)
-    pth_write.write(out, tensors, container=None)
+    torch_pickle_write.write(out, tensors, container=None)
     return f"{len(tensors)} tensors in the reference's names"
 
 
-def merge(source: str, out: Path, task: str | None) -> str:
+def merge(source: str, out: Path, task: str | None, step: str) -> str:
     """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head, or as a
     Hugging Face folder."""
     if is_language(source):
         from mtlora_jax.convert.language_files import merge_task
 
-        return merge_task(source, out, task)
+        return merge_task(source, out, task, step=step)
     from mtlora_jax.adapters import CannotMerge
     from mtlora_jax.convert.files import read_model, write_model
     from mtlora_jax.vision.fold import adapted, export_task, fold
 
-    model, variables = read_model(source)
+    model, variables = read_model(source, step)
     before = adapted(model)
     try:
         model, variables = fold(model, variables) if task is None else export_task(model, variables, task)
@@ -128,6 +132,9 @@ def merge(source: str, out: Path, task: str | None) -> str:
     left = adapted(model)
     write_model(out, model, variables, source)
     return f"{len(before) - len(left)} of {len(before)} adapters folded into kernels, {len(left)} left"
+
+
+STEP = {"step": "which checkpoint of a run: best, last, or a step's number"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -148,18 +155,22 @@ def parser() -> argparse.ArgumentParser:
                 "dataset": "PASCALContext or NYUD, for the number of output channels",
             },
         ),
-        to_reference: ("SRC: a model file written here, or the directory of a run; OUT: .pth", {}),
+        to_reference: ("SRC: a model file written here, or the directory of a run; OUT: .pth", STEP),
         merge: (
             "SRC: a model file written here, or the directory of a run",
-            {"task": "export this task as a plain model"},
+            {"task": "export this task as a plain model", **STEP},
         ),
         to_peft: (
             "SRC: the directory of a language run, or its adapter.safetensors; OUT: a folder",
-            {"task": "which; left out for methods that know no tasks", "base": "the base model, if it has moved"},
+            {
+                "task": "which; left out for methods that know no tasks",
+                "base": "the base model, if it has moved",
+                **STEP,
+            },
         ),
         to_mtl_lora_reference: (
             "SRC: the directory of a language run, or its adapter.safetensors; OUT: .pt",
-            {"base": "the base model, if it has moved"},
+            {"base": "the base model, if it has moved", **STEP},
         ),
     }
     for run, (help_, flags) in options.items():
@@ -167,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("source", metavar="SRC", help=help_)
         command.add_argument("out", metavar="OUT", type=Path, help="file to write")
         for flag, flag_help in flags.items():
-            command.add_argument(f"--{flag}", help=flag_help)
+            command.add_argument(f"--{flag}", help=flag_help, default="last" if flag == "step" else None)
         command.set_defaults(run=run)
     return top
 
@@ -179,7 +190,7 @@ def main(argv: list[str]) -> None:
     arguments.pop("command")
     if not out.parent.is_dir():
         raise UserError(f"there is no directory {out.parent} to write {out.name} to")
-    print(f"{out}: {run(**arguments)}")
+    print(f"wrote {out}: {run(**arguments)}")
 
 
 if __name__ == "__main__":

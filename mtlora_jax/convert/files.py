@@ -11,12 +11,13 @@ from flax import traverse_util
 
 from mtlora_jax import schema
 from mtlora_jax.convert.reference import abstract
+from mtlora_jax.engine.run import Step
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision.model import DenseModel, HeadSpec
-from mtlora_jax.weights import mapping as keys
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import mapping, safetensors
+from mtlora_jax.weights.hub import read
 
-FIELDS = ("backbone", "placement", "decoder_channels", "shared_projection", "head_width")
+FIELDS = ("backbone", "placement", "decoder_channels", "shared_projection", "head_width", "folded")
 """What makes a model, beside its heads and the dtype it computes in."""
 
 
@@ -30,38 +31,40 @@ def write_model(path: str | Path, model: DenseModel, variables: Mapping[str, Any
     about = {name: schema.encode(getattr(model, name), hints[name], name) for name in FIELDS}
     about["heads"] = {task: [head.channels, head.kind] for task, head in model.heads.items()}
     leaves = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
-    sources.write(path, leaves, {"source": source, "model": about})
+    safetensors.write(path, leaves, {"source": source, "model": about})
 
 
-def read_model(path: str | Path) -> tuple[DenseModel, dict[str, Any]]:
+def read_model(path: str | Path, step: Step = "last") -> tuple[DenseModel, dict[str, Any]]:
     """A model and its variables, from a file of `write_model` or the directory of a run.
+
+    Args:
+      step: which checkpoint of a run.
 
     Raises:
       UserError: neither of the two, damaged, or leaves that do not fit the model.
     """
     path = Path(path)
     if path.is_dir():
-        return _read_run(path)
-    leaves, about = sources.read_with_metadata(path)
+        return _read_run(path, step)
+    leaves, about = read(path)
     if "model" not in about or not isinstance(about["model"], str):
         raise UserError(f"{path} holds no whole model: make one with python -m mtlora_jax.convert reference")
     hints = typing.get_type_hints(DenseModel)
     fields = json.loads(about["model"])
     heads = {task: HeadSpec(*head) for task, head in fields["heads"].items()}
     model = DenseModel(heads=heads, **{name: schema.decode(fields[name], hints[name], name) for name in FIELDS})
-    as_they_are = (keys.Row(r".*", (r"\g<0>",)),)
-    leaves = keys.load(leaves, abstract(model), as_they_are, where=str(path))
+    as_they_are = (mapping.Row(r".*", (r"\g<0>",)),)
+    leaves = mapping.load(leaves, abstract(model), as_they_are, where=str(path))
     return model, traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def _read_run(workdir: Path) -> tuple[DenseModel, dict[str, Any]]:
+def _read_run(workdir: Path, step: Step) -> tuple[DenseModel, dict[str, Any]]:
     # The training machinery is large, and only this way in needs it.
-    from mtlora_jax.engine.run import config_of, trained_variables
+    from mtlora_jax.engine.run import open_run
     from mtlora_jax.vision.config import VisionConfig
-    from mtlora_jax.vision.workload import make_model, make_workload
+    from mtlora_jax.vision.workload import make_model
 
-    config = config_of(workdir)
-    if not isinstance(config, VisionConfig):
-        raise UserError(f"{workdir} holds no run of dense tasks: {type(config).__name__}")
-    _, variables = trained_variables(config, make_workload(config), workdir)
-    return make_model(config).clone(dtype=None), jax.device_get(variables)
+    run = open_run(workdir)
+    if not isinstance(run.config, VisionConfig):
+        raise UserError(f"{workdir} holds no run of dense tasks: {type(run.config).__name__}")
+    return make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))

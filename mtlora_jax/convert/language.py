@@ -9,14 +9,16 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from mtlora_jax.adapters import MoELoRA, MTLLoRA, Spec, method_of
-from mtlora_jax.convert.adapter_states import STATES
+from mtlora_jax.adapters import Dense, MoELoRA, MTLLoRA, Spec, sites
+from mtlora_jax.convert import adapter_rows
+from mtlora_jax.convert.effect import check_acts
 from mtlora_jax.engine import tables
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.llama import SITES, Llama, LlamaSpec
-from mtlora_jax.text.llama_weights import folder_of, read_llama
+from mtlora_jax.text.llama import SITES, Llama, init
+from mtlora_jax.text.llama_weights import open_llama
 from mtlora_jax.text.tasks import COMMONSENSE
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import mapping
+from mtlora_jax.weights.hub import locate_folder, read
 
 Model = tuple[Llama, dict[str, Any]]
 
@@ -30,7 +32,7 @@ def llama(folder: str | Path) -> Model:
     Raises:
       UserError: the folder lacks a file or a tensor, or holds a model of another kind.
     """
-    spec, leaves = read_llama(folder_of(str(folder)))
+    spec, leaves = open_llama(locate_folder(folder))
     return Llama(spec), traverse_util.unflatten_dict(dict(leaves), sep="/")
 
 
@@ -56,13 +58,15 @@ def mtl_lora_reference(
         over; the message names it.
     """
     if isinstance(adapter_state, str | Path):
-        adapter_state = sources.read(adapter_state)
+        adapter_state, _ = read(adapter_state)
     state = {name: np.asarray(value) for name, value in adapter_state.items()}
     plain, variables = llama(folder)
     spec = reference_spec(hyper)
-    sites = targeted(hyper)
-    model = plain.clone(adapters=tuple((f"^{site}$", spec) for site in sites))
-    variables["lora"] = load_state(model.spec, spec, sites, state)
+    model = plain.clone(adapters=tuple((f"^{site}$", spec) for site in targeted(hyper)))
+    where = f"the adapter file, read for target_modules {', '.join(site.split('/')[1] for site in adapters_of(model))},"
+    leaves = mapping.load(state, abstract_adapters(model), reference_rows(model), where=where)
+    variables |= traverse_util.unflatten_dict(leaves, sep="/")
+    check_acts(variables, adapted_layers(model), "the adapter file")
     return model, variables
 
 
@@ -72,19 +76,32 @@ def to_mtl_lora_reference(model: Llama, variables: Mapping[str, Any]) -> dict[st
     Raises:
       UserError: the method is none of the reference's.
     """
-    found = {}
-    leaves = jax.device_get(variables["lora"])["layers"]
-    for site in SITES:
-        if (spec := adapter_at(model, site)) is None:
-            continue
-        if spec.method not in STATES:
-            raise UserError(f"the reference has no {spec.method}: it saves {', '.join(STATES)}")
-        block, name = site.split("/")
-        for i in range(model.spec.layers):
-            layer = {leaf: value[i] for leaf, value in leaves[block][name].items()}
-            state = STATES[spec.method].save(spec, layer)
-            found |= {f"model.layers.{i}.{block}.{name}.{key}": np.ascontiguousarray(v) for key, v in state.items()}
-    return found
+    leaves = traverse_util.flatten_dict({"lora": jax.device_get(variables["lora"])}, sep="/")
+    return mapping.save(leaves, reference_rows(model))
+
+
+def reference_rows(model: Llama) -> tuple[mapping.Row, ...]:
+    """The reference's key table of a model's adapters. Raises UserError for a method that the reference lacks."""
+    adapters = adapters_of(model)
+    for spec in adapters.values():
+        if spec.method not in adapter_rows.REFERENCE:
+            raise UserError(f"the reference has no {spec.method}: it saves {', '.join(adapter_rows.REFERENCE)}")
+    return adapter_rows.rows(adapters, lambda spec: adapter_rows.REFERENCE[spec.method](spec), model.spec.layers)
+
+
+def abstract_adapters(model: Llama) -> dict[str, jax.ShapeDtypeStruct]:
+    """`{path: shape}` of a model's adapter leaves."""
+    return tables.flatten({"lora": jax.eval_shape(lambda: init(model, 0))["lora"]})
+
+
+def adapted_layers(model: Llama) -> dict[tuple[str, ...], Dense]:
+    """A model's projections that carry an adapter, by path."""
+    return sites(model, np.zeros((1, 2), np.int32), task_id=np.zeros(1, np.int32))
+
+
+def adapters_of(model: Llama) -> dict[str, Spec]:
+    """The adapter of every projection that has one."""
+    return {site: spec for site in SITES if (spec := adapter_at(model, site)) is not None}
 
 
 def adapter_at(model: Llama, site: str) -> Spec | None:
@@ -124,44 +141,3 @@ def targeted(hyper: Mapping[str, Any]) -> tuple[str, ...]:
     if not found:
         raise UserError("hyper: target_modules is empty")
     return found
-
-
-def load_state(shape: LlamaSpec, spec: Spec, sites: tuple[str, ...], state: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The `lora` collection of a reference's tensors, every one of them used and every leaf filled."""
-    names, method, left = STATES[spec.method], method_of(spec), dict(state)
-    loaded: dict[str, list[np.ndarray]] = {}
-    for site in sites:
-        block, projection = site.split("/")
-        declared = method.leaves(spec, *widths(shape, projection))
-        wanted = names.save(spec, {name: np.zeros(leaf.shape) for name, leaf in declared.items()})
-        for i in range(shape.layers):
-            prefix = f"model.layers.{i}.{block}.{projection}."
-            for name, array in wanted.items():
-                if prefix + name not in left:
-                    raise UserError(f"the adapter file lacks {prefix}{name}")
-                if (found := left[prefix + name].shape) != array.shape:
-                    raise UserError(f"{prefix}{name} has shape {found}, rank, tasks and base make it {array.shape}")
-            layer = names.load(spec, {name: left.pop(prefix + name) for name in wanted})
-            for name, leaf in layer.items():
-                loaded.setdefault(f"layers/{site}/{name}", []).append(leaf)
-    if left:
-        extra = sorted(left)
-        more = f" and {len(extra) - tables.MAX_LISTED} more" if len(extra) > tables.MAX_LISTED else ""
-        raise UserError(
-            f"the adapter file also holds {', '.join(extra[: tables.MAX_LISTED])}{more}: target_modules leaves them out"
-        )
-    return traverse_util.unflatten_dict({path: np.stack(layers) for path, layers in loaded.items()}, sep="/")
-
-
-def widths(shape: LlamaSpec, projection: str) -> tuple[int, int]:
-    """`(in, out)` of a projection."""
-    heads, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    return {
-        "q_proj": (shape.hidden, heads),
-        "k_proj": (shape.hidden, kv),
-        "v_proj": (shape.hidden, kv),
-        "o_proj": (heads, shape.hidden),
-        "gate_proj": (shape.hidden, shape.intermediate),
-        "up_proj": (shape.hidden, shape.intermediate),
-        "down_proj": (shape.intermediate, shape.hidden),
-    }[projection]

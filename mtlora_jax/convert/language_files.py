@@ -1,6 +1,7 @@
 """Language models of runs, and of the adapter files that runs leave: adapters with all that is needed to use them."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,69 +9,75 @@ import jax
 from flax import traverse_util
 
 from mtlora_jax import schema
-from mtlora_jax.adapters import CannotMerge, merge, sites
-from mtlora_jax.convert.language import Model
-from mtlora_jax.engine import tables
-from mtlora_jax.engine.run import config_of, trained_variables
-from mtlora_jax.engine.state import fingerprint
+from mtlora_jax.adapters import CannotMerge, merge
+from mtlora_jax.convert.effect import check_acts, check_merged
+from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers
+from mtlora_jax.engine.run import Step, open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.llama import Llama, init
-from mtlora_jax.text.llama_weights import folder_of, read_llama, save_llama
-from mtlora_jax.text.workload import make_model, make_workload
-from mtlora_jax.weights import source as sources
+from mtlora_jax.text.llama import Llama
+from mtlora_jax.text.llama_weights import open_llama, save_llama
+from mtlora_jax.text.workload import make_model
+from mtlora_jax.weights.fingerprint import fingerprint
+from mtlora_jax.weights.hub import locate_folder, read
 
 
-def read_model(path: str | Path, base: str | None = None) -> tuple[*Model, str]:
+def read_model(path: str | Path, base: str | None = None, step: Step = "last") -> tuple[*Model, str]:
     """`(model, variables, base)` of a run's directory, or of an `adapter.safetensors`.
 
     Args:
       base: the base model, where it no longer lies where the adapter file says.
+      step: which checkpoint of a run.
 
     Raises:
       UserError: neither of the two, damaged, or the base is not the one that the adapters were trained on.
     """
     path = Path(path)
     if path.is_dir():
-        config = config_of(path)
-        if not isinstance(config, TextConfig):
-            raise UserError(f"{path} holds no run of a language model: {type(config).__name__}")
-        _, variables = trained_variables(config, make_workload(config), path)
-        return make_model(config).clone(dtype=None), jax.device_get(variables), config.init_from or str(path)
-    leaves, about = sources.read_with_metadata(path)
+        run = open_run(path)
+        if not isinstance(run.config, TextConfig):
+            raise UserError(f"{path} holds no run of a language model: {type(run.config).__name__}")
+        model, variables = make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))
+        source = run.config.init_from or str(path)
+    else:
+        model, variables, source = _read_adapter_file(path, base)
+    if model.adapters:
+        check_acts(variables, adapted_layers(model), str(path))
+    return model, variables, source
+
+
+def _read_adapter_file(path: Path, base: str | None) -> tuple[*Model, str]:
+    leaves, about = read(path)
     if "adapter" not in about:
-        raise UserError(f"{path} is no adapter file of a run: a finished run leaves one, adapter.safetensors")
+        raise UserError(f"{path} is not an adapter file of a run: a finished run leaves one, adapter.safetensors")
     told: dict[str, Any] = {key: json.loads(about[key]) for key in ("adapter", "tasks", "init_from", "base")}
     source = base or told["init_from"]
-    spec, stored = read_llama(folder_of(source))
+    spec, stored = open_llama(locate_folder(source))
     variables = traverse_util.unflatten_dict({**dict(stored), **leaves}, sep="/")
     if fingerprint({"params": variables["params"]}) != told["base"]:
         raise UserError(f"{path} was trained on another base than {source}: their fingerprints differ")
     adapter = schema.decode(told["adapter"], Adapter, "adapter")
     model = Llama(spec, adapter.table(tuple(told["tasks"])))
-    wanted = tables.flatten(jax.eval_shape(lambda: _lora(model)))
+    wanted = abstract_adapters(model)
     if set(wanted) != set(leaves) or any(leaves[name].shape != wanted[name].shape for name in wanted):
         raise UserError(f"{path} is damaged: its leaves are not those of the adapter it describes")
+    print(f"{path}: {len(stored)} leaves from {source}, {len(leaves)} of adapters", file=sys.stderr)
     return model, variables, source
 
 
-def _lora(model: Llama) -> dict:
-    return {"lora": init(model, 0)["lora"]}
-
-
-def merge_task(source: str | Path, out: Path, task: str | None, base: str | None = None) -> str:
+def merge_task(source: str | Path, out: Path, task: str | None, base: str | None = None, step: Step = "last") -> str:
     """Writes a plain model with one task's adapters folded into its kernels, as a Hugging Face folder.
 
     Raises:
       UserError: see `read_model`; or the method does not merge.
     """
-    model, variables, _ = read_model(source, base)
-    tokens = jax.numpy.zeros((1, 2), jax.numpy.int32)
-    layers = sites(model, tokens, task_id=jax.numpy.zeros(1, jax.numpy.int32))
+    model, variables, _ = read_model(source, base, step)
+    layers = adapted_layers(model)
     try:
         plain = jax.device_get(merge(variables, layers, task))
     except CannotMerge as reason:
         raise UserError(f"{source}: {reason}") from None
+    check_merged(variables["params"], plain["params"], variables, layers, str(source))
     save_llama(out, model.spec, plain["params"])
     return f"{len(layers)} projections of {model.spec.layers} layers with {task or 'the adapters'} folded in"

@@ -12,18 +12,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import save_file
+from flax import traverse_util
 
-from mtlora_jax.adapters import CannotMerge, DoRA, LoRA, export, sites
-from mtlora_jax.adapters.methods import dora
-from mtlora_jax.convert.language import Model, adapter_at, llama
+from mtlora_jax.adapters import CannotMerge, DoRA, LoRA, Spec, dora, export
+from mtlora_jax.convert import adapter_rows
+from mtlora_jax.convert.effect import check_acts
+from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers, adapters_of, llama
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import write_json, write_text
 from mtlora_jax.text.llama import SITES, Llama
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import mapping, safetensors
+from mtlora_jax.weights.hub import read
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
-PREFIX = "base_model.model.model.layers"
 METHOD_TEXT = "One task of an {method} adapter, exported by mtlora_jax as a plain {kind} of rank {rank}."
 
 
@@ -35,17 +37,15 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
       base: what the adapters belong to: a folder or a hub name, for peft to find it by.
 
     Raises:
-      UserError: the method is no plain LoRA for one task, or has no such task; the message gives the reason.
+      UserError: the method is not a plain LoRA for one task, or has no such task; the message gives the reason.
     """
-    specs = {site: spec for site in SITES if (spec := adapter_at(model, site)) is not None}
-    if not specs:
+    adapters = adapters_of(model)
+    if not adapters:
         raise UserError("the model has no adapters to export")
-    kinds = {type(spec) for spec in specs.values()}
-    tokens = np.zeros((1, 2), np.int32)
-    layers = sites(model, tokens, task_id=np.zeros(1, np.int32))
-    tensors: dict[str, np.ndarray] = {}
+    layers, kinds = adapted_layers(model), {type(spec) for spec in adapters.values()}
+    leaves: dict[str, np.ndarray] = {}
     if kinds == {DoRA}:
-        pairs = _dora_pairs(variables, layers, tensors)
+        pairs = _dora_pairs(variables, layers, leaves)
     else:
         try:
             pairs = export(variables, layers, task)
@@ -53,10 +53,9 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
             raise UserError(f"no plain LoRA is this adapter: {reason}") from None
     ranks = {path: A.shape[-1] for path, (A, _) in pairs.items()}
     for path, (A, B) in pairs.items():
-        for i in range(model.spec.layers):
-            name = f"{PREFIX}.{i}.{'.'.join(path[1:])}"
-            tensors[f"{name}.lora_A.weight"] = np.asarray(A[i], np.float32).T
-            tensors[f"{name}.lora_B.weight"] = np.asarray(B[i], np.float32).T
+        where = "/".join(("lora", *path))
+        leaves |= {f"{where}/A": np.asarray(A, np.float32), f"{where}/B": np.asarray(B, np.float32)}
+    tensors = mapping.save(leaves, peft_rows(adapters, model.spec.layers))
     rank = max(ranks.values())
     config = {
         "peft_type": "LORA",
@@ -75,19 +74,23 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
         "use_dora": kinds == {DoRA},
         "inference_mode": True,
     }
-    method = next(iter(specs.values())).method
+    method = next(iter(adapters.values())).method
     text = METHOD_TEXT.format(method=method, kind="DoRA" if config["use_dora"] else "LoRA", rank=rank)
     about = f"Task: {task}.\n\n" if task else ""
     card = f"---\nbase_model: {base}\nlibrary_name: peft\n---\n\n{text}\n\n{about}Base model: {base}.\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: np.ascontiguousarray(x) for name, x in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (folder / CARD).write_text(card)
+    safetensors.write_tensors(folder / WEIGHTS, tensors)
+    write_json(folder / CONFIG, config)
+    write_text(folder / CARD, card)
 
 
-def _dora_pairs(variables, layers, tensors) -> dict:
-    """`(A, s B)` of every layer, and its absolute magnitudes into `tensors`."""
+def peft_rows(adapters: Mapping[str, Spec], layers: int) -> tuple[mapping.Row, ...]:
+    return adapter_rows.rows(adapters, lambda spec: adapter_rows.PEFT, layers, adapter_rows.PEFT_PREFIX)
+
+
+def _dora_pairs(variables, layers, magnitudes) -> dict:
+    """`(A, s B)` of every layer, and its absolute magnitudes into `magnitudes`."""
     leaves, params = flatten(variables["lora"]), flatten(variables["params"])
     pairs = {}
     for path, layer in layers.items():
@@ -96,8 +99,7 @@ def _dora_pairs(variables, layers, tensors) -> dict:
             raise UserError("DoRA of magnitudes alone is nothing that peft has")
         own = {name: leaves[f"{where}/{name}"] for name in ("A", "B", "magnitude")}
         m = jax.vmap(dora.magnitude)({"magnitude": own["magnitude"]}, params[f"{where}/kernel"])
-        for i, row in enumerate(np.asarray(m)):
-            tensors[f"{PREFIX}.{i}.{'.'.join(path[1:])}.lora_magnitude_vector"] = row
+        magnitudes[f"lora/{where}/magnitude"] = np.asarray(m)
         pairs[path] = own["A"], spec.scale * own["B"]
     return pairs
 
@@ -118,9 +120,9 @@ def import_peft(folder: str | Path, base: str | Path | None = None) -> Model:
     try:
         config = json.loads((folder / CONFIG).read_text())
     except FileNotFoundError:
-        raise UserError(f"{folder} is no folder of peft's: there is no {CONFIG}") from None
+        raise UserError(f"{folder} is not a folder of peft's: there is no {CONFIG}") from None
     except ValueError as error:
-        raise UserError(f"{folder / CONFIG} is no JSON: {error}") from None
+        raise UserError(f"{folder / CONFIG} is not JSON: {error}") from None
     if (kind := config.get("peft_type")) != "LORA":
         raise UserError(f"{folder}: adapters of peft_type {kind} are not supported, only LORA is")
     for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"):
@@ -129,37 +131,19 @@ def import_peft(folder: str | Path, base: str | Path | None = None) -> Model:
     rank, alpha = config["r"], config["lora_alpha"]
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     spec = DoRA(rank, scale) if config.get("use_dora") else LoRA(rank, scale)
-    left = sources.read(folder / WEIGHTS)
+    tensors, _ = read(folder / WEIGHTS)
     plain, variables = llama(base or config["base_model_name_or_path"])
+    adapters = {
+        site: spec for site in SITES if any(f".{site.replace('/', '.')}.lora_A.weight" in name for name in tensors)
+    }
+    if not adapters:
+        raise UserError(f"{folder / WEIGHTS} holds {next(iter(tensors), 'nothing')}, which this model has no place for")
+    model = plain.clone(adapters=tuple((f"^{re.escape(site)}$", spec) for site in adapters))
+    rows = peft_rows(adapters, plain.spec.layers)
+    leaves = mapping.load(tensors, abstract_adapters(model), rows, where=str(folder / WEIGHTS))
     params = flatten(variables["params"])
-    found: dict[str, Any] = {}
-    adapted = []
-    for site in SITES:
-        names = {f".{site.replace('/', '.')}.lora_A.weight" in key for key in left}
-        if True not in names:
-            continue
-        adapted.append(site)
-        kernel = params[f"layers/{site}/kernel"]
-        own = {"A": [], "B": [], "magnitude": []}
-        for i in range(plain.spec.layers):
-            name = f"{PREFIX}.{i}.{site.replace('/', '.')}"
-            own["A"].append(_take(left, f"{name}.lora_A.weight", (rank, kernel.shape[1]), folder).T)
-            own["B"].append(_take(left, f"{name}.lora_B.weight", (kernel.shape[2], rank), folder).T)
-            if isinstance(spec, DoRA):
-                m = _take(left, f"{name}.lora_magnitude_vector", (kernel.shape[2],), folder)
-                own["magnitude"].append(m - np.linalg.norm(np.asarray(kernel[i], np.float32), axis=0))
-        block, projection = site.split("/")
-        found.setdefault(block, {})[projection] = {name: np.stack(rows) for name, rows in own.items() if rows}
-    if left or not adapted:
-        raise UserError(f"{folder / WEIGHTS} holds {next(iter(left), 'nothing')}, which this model has no place for")
-    rows = tuple((f"^{re.escape(site)}$", spec) for site in adapted)
-    return plain.clone(adapters=rows), {**variables, "lora": {"layers": found}}
-
-
-def _take(tensors: dict[str, np.ndarray], name: str, shape: tuple[int, ...], folder: Path) -> np.ndarray:
-    if name not in tensors:
-        raise UserError(f"{folder / WEIGHTS} lacks {name}")
-    tensor = np.asarray(tensors.pop(name), np.float32)
-    if tensor.shape != shape:
-        raise UserError(f"{folder / WEIGHTS}: {name} has shape {tensor.shape}, its config and base make it {shape}")
-    return tensor
+    for site in adapters if isinstance(spec, DoRA) else ():
+        leaves[f"lora/layers/{site}/magnitude"] -= adapter_rows.norms(params[f"layers/{site}/kernel"])
+    variables |= traverse_util.unflatten_dict(leaves, sep="/")
+    check_acts(variables, adapted_layers(model), str(folder))
+    return model, variables

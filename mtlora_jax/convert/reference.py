@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from mtlora_jax.convert.effect import check_acts
 from mtlora_jax.convert.reference_config import read_model
 from mtlora_jax.errors import UserError
+from mtlora_jax.vision.fold import adapted
 from mtlora_jax.vision.model import DenseModel
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.swin_weights import BLOCK, ORIGINAL, THEIRS
 from mtlora_jax.vision.windows import relative_position_index, shift_mask
-from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights import mapping
 from mtlora_jax.weights.mapping import AS_IS, CONV, CONV_TRANSPOSED, POINTWISE, TRANSPOSED, Row, layer, under
 
 DROPPABLE = (r"backbone\..*\.attn_mask", r"backbone\..*\.relative_position_index")
@@ -27,9 +29,9 @@ ADAPTER: tuple[Row, ...] = (
     Row("shared_scale", ("lora_shared_scale",)),
     Row("norm_scale", ("lora_norm.weight",)),
     Row("norm_bias", ("lora_norm.bias",)),
-    *(Row(rf"(?P<task>\w+)_{x}", (rf"lora_tasks_{x}.\g<task>",), TRANSPOSED) for x in "AB"),
+    *(Row(rf"tasks/(?P<task>[^/]+)/{x}", (rf"lora_tasks_{x}.\g<task>",), TRANSPOSED) for x in "AB"),
     # The reference means to have these, and crashes on building them.
-    Row(r"(?P<task>\w+)_scale", (r"lora_task_scale.\g<task>",)),
+    Row(r"tasks/(?P<task>[^/]+)/scale", (r"lora_task_scale.\g<task>",)),
 )
 
 HEADS: dict[str, tuple[Row, ...]] = {
@@ -67,7 +69,6 @@ HEADS: dict[str, tuple[Row, ...]] = {
 }
 
 REFUSED: tuple[tuple[Callable[[Placement], bool], str], ...] = (
-    (lambda p: p.folded, "adapters are folded into the kernels"),
     (lambda p: p.split_qkv and p.qkv, "q, k and v carry an adapter each, and the reference's qkv is fused"),
     (lambda p: p.task_base == "per_task", "a task stream takes the frozen product of its own input"),
     (
@@ -95,8 +96,10 @@ def mtlora_reference(state_dict: Mapping[str, Any], config: Mapping[str, Any]) -
     """
     decoders = (re.match(r"decoders\.decoders\.(\w+)\.", key) for key in state_dict)
     model = read_model(config, tasks=tuple(dict.fromkeys(m[1] for m in decoders if m)))
-    leaves = keys.load(state_dict, abstract(model), rows(model), DROPPABLE, "the reference checkpoint")
-    return model, jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(leaves, sep="/"))
+    leaves = mapping.load(state_dict, abstract(model), rows(model), DROPPABLE, "the reference checkpoint")
+    variables = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(leaves, sep="/"))
+    check_acts(variables, adapted(model), "the reference checkpoint")
+    return model, variables
 
 
 def to_mtlora_reference(model: DenseModel, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -105,11 +108,12 @@ def to_mtlora_reference(model: DenseModel, variables: Mapping[str, Any]) -> dict
     Raises:
       UserError: the model has a form that the reference cannot hold; says which.
     """
-    for refused, reason in REFUSED:
-        if model.placement is not None and refused(model.placement):
-            raise UserError(f"the MTLoRA reference cannot hold this model: {reason}")
+    reasons = [] if model.placement is None else [reason for refused, reason in REFUSED if refused(model.placement)]
+    reasons += ["adapters are folded into the kernels"] * model.folded
+    if reasons:
+        raise UserError(f"the MTLoRA reference cannot hold this model: {' and '.join(reasons)}")
     leaves = traverse_util.flatten_dict(jax.device_get(dict(variables)), sep="/")
-    return buffers(model.backbone) | keys.save(leaves, rows(model))
+    return buffers(model.backbone) | mapping.save(leaves, rows(model))
 
 
 def rows(model: DenseModel) -> tuple[Row, ...]:

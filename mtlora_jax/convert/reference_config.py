@@ -116,7 +116,7 @@ def read_model(config: Mapping[str, Any], tasks: tuple[str, ...] = ()) -> DenseM
     channels = tuple(_per_stage(c, "MODEL.DECODER_CHANNELS", int, spec.stages))
     if not projected:
         # The reference keeps a shared projection even then, from every width to itself.
-        channels = None if per_task else tuple(spec.tap(i)[1] for i in range(spec.stages))
+        channels = None if per_task else tuple(spec.feature_map(i)[1] for i in range(spec.stages))
     heads = c["MODEL.DECODER_HEAD"]
     outputs = _outputs(c, tasks)
     kinds = {t: heads if isinstance(heads, str) else heads.get(t, USED["MODEL.DECODER_HEAD"]) for t in tasks}
@@ -145,7 +145,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} holds no mapping of config keys")
     merged: dict[str, Any] = {}
@@ -181,7 +181,7 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
                 visit(value or {}, f"{key}.")
             elif key not in ignored:
                 near = get_close_matches(key, (*USED, *ignored, *(s[:-1] for s in sections)), n=1, cutoff=0.0)
-                raise UserError(f"{key} is no key of the reference's config; the nearest is {near[0]}")
+                raise UserError(f"{key} is not a key of the reference's config; the nearest is {near[0]}")
 
     visit(config, "")
     return found

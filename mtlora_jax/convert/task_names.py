@@ -13,9 +13,9 @@ OURS = {"sal": "saliency", "edge": "edges"}
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 
 WHERE = (
-    r"^params/projections/(\w+)(?=/)",
-    r"^(?:params|batch_stats)/heads_(\w+)(?=/)",
-    r"^lora/.*/(\w+)(?=_(?:A|B|scale)$)",
+    r"^params/projections/([^/]+)(?=/)",
+    r"^(?:params|batch_stats)/heads_([^/]+)(?=/)",
+    r"^lora/.*/tasks/([^/]+)(?=/)",
 )
 """Where a path names a task: the group."""
 

@@ -1,4 +1,4 @@
-"""A run's losses and figures over its steps, as one picture of small panels."""
+"""A run's losses and metrics over its steps, as one picture of small panels."""
 
 import io
 import json
@@ -26,7 +26,7 @@ def save_curves(metrics: str | Path, path: str | Path) -> None:
     from PIL import Image
 
     lines = Path(metrics).read_text().splitlines() if Path(metrics).exists() else []
-    if (picture := draw_curves([json.loads(line) for line in lines])) is None:
+    if (picture := plot_curves([json.loads(line) for line in lines])) is None:
         return
     path = Path(path)
     temporary = path.with_name(f".{path.name}")
@@ -34,10 +34,10 @@ def save_curves(metrics: str | Path, path: str | Path) -> None:
     temporary.replace(path)
 
 
-def draw_curves(records: Iterable[Mapping]) -> np.ndarray | None:
+def plot_curves(records: Iterable[Mapping]) -> np.ndarray | None:
     """Records of `mtlora_jax.engine.log` as a picture uint8 `[H, W, 3]`; None without any.
 
-    The total loss comes first, then a panel for each task's loss, then one for each figure of each task; figures
+    The total loss comes first, then a panel for each task's loss, then one for each metric of each task; metrics
     of single classes (`miou/cat`) are left out. Training is grey-blue, averaged where it is dense; evaluation red.
     """
     curves = _curves(records)
@@ -81,16 +81,16 @@ def _curves(records: Iterable[Mapping]) -> dict[str, dict[str, Curve]]:
 
 
 def _rank(name: str) -> int:
-    """Which group a panel is in: the total, the losses, the figures, whatever belongs to no task."""
-    figure = name.partition("/")[2]
-    return 0 if name == "total/loss" else 1 if figure == "loss" else 2 if figure else 3
+    """Which group a panel is in: the total, the losses, the metrics, whatever belongs to no task."""
+    metric = name.partition("/")[2]
+    return 0 if name == "total/loss" else 1 if metric == "loss" else 2 if metric else 3
 
 
 def _panel(axes, name: str, curves: Mapping[str, Curve]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    task, _, figure = name.partition("/")
-    axes.set_title(f"{task}  {figure}".strip(), fontsize=9, color=INK, loc="left")
+    task, _, metric = name.partition("/")
+    axes.set_title(f"{task}  {metric}".strip(), fontsize=9, color=INK, loc="left")
     if "train" in curves:
         steps, values = curves["train"]
         axes.plot(

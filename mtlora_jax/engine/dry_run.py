@@ -1,16 +1,19 @@
 """What a run would be, without data, weights or a step: `train.py --dry_run`."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.mesh import batch_shards, check_batch_size, make_mesh
-from mtlora_jax.engine.optim import make_optimizer
+from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
-from mtlora_jax.engine.state import abstract_variables, optimizer_labels, weight_labels
+from mtlora_jax.engine.sharding import bytes_per_device
+from mtlora_jax.engine.state import abstract_variables, optimizer_labels, table_notices, weight_labels
 from mtlora_jax.engine.step import finish
 from mtlora_jax.engine.workload import Workload
 from mtlora_jax.files import make_workdir, write_json
@@ -32,7 +35,7 @@ def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
     labels = weight_labels(workload, variables)
     weights = {name: variables[name] for name in MODEL_COLLECTIONS if name in variables}
     trainable, frozen, mutable = split_variables(variables, labels)
-    memory = bytes_per_device(config, workload, trainable, frozen, mutable, labels, batch_shards(mesh))
+    memory = memory_per_device(config, workload, Parts(trainable, frozen, mutable, labels), mesh)
     flat = tables.flatten(weights)
     summary = {
         "name": config.name,
@@ -51,6 +54,8 @@ def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
     write_json(workdir / "summary.json", summary)
 
     print(tables.parameter_table(weights, labels))
+    for notice in table_notices(workload, weights, mesh):
+        print(notice)
     print(f"\nmesh: {summary['mesh']} of {jax.devices()[0].device_kind}")
     print(f"batch: {config.train.batch_size}, {config.train.batch_size // batch_shards(mesh)} a device")
     print("memory a device, before the compiler saves any:")
@@ -59,13 +64,24 @@ def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
     return summary
 
 
-def bytes_per_device(config, workload, trainable, frozen, mutable, labels, shards: int) -> dict[str, int]:
-    """Bytes by kind: weights are replicated, batch and activations are spread over the batch axes.
+@dataclass(frozen=True)
+class Parts:
+    """A model's variables as shapes, and the labels of its weights."""
+
+    trainable: dict
+    frozen: dict
+    mutable: dict
+    labels: dict[str, str]
+
+
+def memory_per_device(config: Config, workload: Workload, parts: Parts, mesh: Mesh) -> dict[str, int]:
+    """Bytes by kind: weights and moments as the workload's axes cut them, batch and activations over the batch axes.
 
     `activations` are all values the backward pass keeps; XLA recomputes some of them, so this is an upper bound.
     """
-    batch = workload.abstract_batch(config.train.batch_size)
-    optimizer = make_optimizer(config.optim, config.train.steps, optimizer_labels(workload, trainable, labels))
+    batch, shards = workload.abstract_batch(config.train.batch_size), batch_shards(mesh)
+    labels = optimizer_labels(workload, parts.trainable, parts.labels)
+    optimizer = make_optimizer(config.optim, schedule(config.optim, config.train.steps), labels)
 
     def backward(trainable, frozen, mutable, batch):
         def loss(trainable):
@@ -74,19 +90,21 @@ def bytes_per_device(config, workload, trainable, frozen, mutable, labels, shard
 
         return jax.vjp(loss, trainable)[1]
 
-    kept = jax.eval_shape(backward, trainable, frozen, mutable, batch)
-    weights = size(trainable) + size(frozen)
-    parts = {
-        "frozen": size(frozen),
-        "trainable": size(trainable),
-        "gradients": size(trainable),
-        "optimizer": size(jax.eval_shape(optimizer.init, trainable)),
+    def on_device(tree: Any) -> int:
+        return bytes_per_device(workload.axes, tree, mesh)
+
+    kept = size(jax.eval_shape(backward, parts.trainable, parts.frozen, parts.mutable, batch))
+    memory = {
+        "frozen": on_device(parts.frozen),
+        "trainable": on_device(parts.trainable),
+        "gradients": on_device(parts.trainable),
+        "optimizer": on_device(jax.eval_shape(optimizer.init, parts.trainable)),
         "batch": size(batch) // shards,
-        "activations": max(size(kept) - weights, 0) // shards,
+        "activations": max(kept - size(parts.trainable) - size(parts.frozen), 0) // shards,
     }
-    return {**parts, "total": sum(parts.values())}
+    return {**memory, "total": sum(memory.values())}
 
 
-def size(tree) -> int:
+def size(tree: Any) -> int:
     """Bytes of a tree of shapes."""
-    return sum(leaf.size * jnp.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(tree))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -6,6 +6,8 @@ import jax
 from flax import traverse_util
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from mtlora_jax.engine.program import everything, live_equations
+
 
 def draw(init: Callable[[], dict], wanted: Callable[[str], bool] = lambda path: True) -> dict[str, jax.Array]:
     """The leaves of `init()` that are wanted, by their paths `collection/module/.../leaf`.
@@ -20,11 +22,6 @@ def draw(init: Callable[[], dict], wanted: Callable[[str], bool] = lambda path: 
         return {path: leaf for path, leaf in flat.items() if wanted(path)}
 
     closed, shapes = jax.make_jaxpr(leaves, return_shape=True)()
-    needed = {var for var in closed.jaxpr.outvars if not hasattr(var, "val")}
-    kept = []
-    for eqn in reversed(closed.jaxpr.eqns):
-        if needed.intersection(eqn.outvars):
-            kept.append(eqn)
-            needed.update(var for var in eqn.invars if not hasattr(var, "val"))
-    evaluate = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr.replace(eqns=kept[::-1]), closed.consts))
+    needed, _ = live_equations(closed.jaxpr, everything(closed.jaxpr.outvars))
+    evaluate = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr.replace(eqns=[eqn for eqn, _ in needed]), closed.consts))
     return jax.tree.unflatten(jax.tree.structure(shapes), evaluate())

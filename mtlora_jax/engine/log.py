@@ -1,7 +1,7 @@
 """What a run says while it runs: `metrics.jsonl`, TensorBoard, and a progress bar or plain lines.
 
-One process writes. A record is `{"step": n, "kind": "train" | "eval", ...flat figures...}`: training records
-hold `loss`, `loss/<task>`, what else a step reports, and the `ids` of its examples, evaluations `<task>/<figure>`.
+One process writes. A record is `{"step": n, "kind": "train" | "eval", ...flat metrics...}`: training records
+hold `loss`, `loss/<task>`, what else a step reports, and the `ids` of its examples, evaluations `<task>/<metric>`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Log:
     Args:
       workdir: exists.
       steps: updates of the whole run.
-      first: updates already done; records of later steps are of a life that is being repeated, and are cut.
+      first: updates already done; records of later steps, which this process repeats, are cut.
       every: steps between training records; evaluations are always recorded.
       active: whether this process is the one that writes; by default JAX's process 0.
       stream: where progress goes; a bar on a terminal, lines elsewhere.
@@ -60,14 +60,14 @@ class Log:
             recorded = step % self._every == 0 or step == self._progress.steps
             if recorded:
                 self._record(step, "train", values, {"ids": ids} if len(ids) else None)
-            self._progress.step(step, values["loss"], recorded)
+            self._progress.step(step, values["loss"], values.get("lr"), recorded)
 
-    def figures(self, step: int, figures: Mapping[str, Mapping[str, float]]) -> None:
-        """An evaluation's figures by task."""
+    def evaluation(self, step: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """An evaluation's metrics by task."""
         if self._active:
-            flat = {f"{task}/{name}": v for task, values in figures.items() for name, v in values.items()}
+            flat = {f"{task}/{name}": v for task, values in metrics.items() for name, v in values.items()}
             self._record(step, "eval", flat)
-            scores = "  ".join(f"{task} {values['loss']:.4g}" for task, values in figures.items() if "loss" in values)
+            scores = "  ".join(f"{task} {values['loss']:.4g}" for task, values in metrics.items() if "loss" in values)
             self.say(f"evaluation at step {step}: loss  {scores}")
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
@@ -82,7 +82,7 @@ class Log:
 
     def _record(self, step: int, kind: str, values: Mapping[str, float], more: Mapping | None = None) -> None:
         numbers = {name: float(value) for name, value in values.items()}
-        # JSON has no NaN: a figure that does not exist is null.
+        # JSON has no NaN: a metric that does not exist is null.
         plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         self._file.write(json.dumps({"step": step, "kind": kind, **plain, **(more or {})}) + "\n")
         self._file.flush()
@@ -113,12 +113,13 @@ class Progress:
         self._started: tuple[int, float] | None = None
         self._bar = _bar(steps, first, stream) if stream.isatty() else None
 
-    def step(self, step: int, loss: float, line: bool) -> None:
+    def step(self, step: int, loss: float, lr: float | None, line: bool) -> None:
+        values = f"loss {loss:.4g}" + ("" if lr is None else f"  lr {lr:.3g}")
         if self._bar is not None:
-            self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+            self._bar.set_postfix_str(values, refresh=False)
             self._bar.update(step - self._bar.n)
         elif line:
-            self.say(f"step {step}/{self.steps}  loss {loss:.4g}{self._pace(step)}")
+            self.say(f"step {step}/{self.steps}  {values}{self._pace(step)}")
         self._started = self._started or (step, time.monotonic())
 
     def _pace(self, step: int) -> str:
@@ -159,7 +160,7 @@ def _tensorboard(directory: Path, first: int, say) -> Any:
     except ImportError:
         say("no TensorBoard files: pip install tensorboardX to have them")
         return None
-    # What a former life wrote past this step is purged from view. Files are named by the second otherwise.
+    # What an earlier process wrote past this step is purged from view. Files are named by the second otherwise.
     return SummaryWriter(str(directory), purge_step=first + 1 if first else None, filename_suffix=f".from{first:08d}")
 
 

@@ -5,6 +5,7 @@ A run is a function of its config: batches, dropout and initial weights come fro
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,17 +18,18 @@ from mtlora_jax.config import Config, check_resumable, to_json
 from mtlora_jax.engine import results as record
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.curves import save_curves
-from mtlora_jax.engine.evaluate import Figures, evaluate
+from mtlora_jax.engine.evaluate import evaluate
 from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.mesh import check_batch_size, make_mesh, put_batch
+from mtlora_jax.engine.run import check_base
 from mtlora_jax.engine.state import Start, State, start
 from mtlora_jax.engine.step import make_eval_step, make_train_step
-from mtlora_jax.engine.workload import Workload
+from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import Interrupted, UserError
 from mtlora_jax.files import make_workdir, read_json, write_json
 from mtlora_jax.images.panels import save_png
-from mtlora_jax.input.loader import Loader, eval_batches
+from mtlora_jax.input.loader import Loader, prefetched
 
 PICTURED = 4
 """Held-out examples in every picture."""
@@ -43,7 +45,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
         `curves.png` and TensorBoard's files.
 
     Returns:
-      The results: figures of a constant predictor, at step 0, after the last step and at the best step.
+      The results: metrics of a constant predictor, at step 0, after the last step and at the best step.
 
     Raises:
       UserError: the workdir cannot be written or holds a run of another config; the loss is not finite.
@@ -57,55 +59,58 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
     claim(workdir, config)
     results = record.read(workdir)
     if results.get("finished") == config.train.steps:
-        print(record.closing_table(workload, results))
-        return results
+        return close(workload, workdir, results)
 
     # --- where it starts
     begin = start(workload, config, mesh, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.train.keep)
     state, frozen = resume(checkpoints, begin), begin.frozen
     step = first = int(state.step)
-    results = record.after(results, first)
+    results = record.up_to(results, first)
 
     # --- what it computes and reads
-    train_step = make_train_step(workload, begin.optimizer, config.seed, mesh)
+    train_step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, mesh)
     eval_step = make_eval_step(workload, mesh)
-    source, held_out = workload.source("train"), workload.source("val")
+    batches, held_out = workload.train_batches(config.train.batch_size), workload.held_out(eval_batch_size)
     meta = {"config": to_json(config), "base": begin.fingerprint}
 
-    def look() -> Figures:
-        batches = ((batch, on_devices(batch, mesh)) for batch in eval_batches(held_out, eval_batch_size))
-        figures = evaluate(workload, eval_step, state.variables(frozen), batches)
-        log.figures(step, figures)
-        return figures
+    def evaluation() -> Metrics:
+        metrics = evaluate(workload, eval_step, state.variables(frozen), prefetched(held_out), mesh)
+        log.evaluation(step, metrics)
+        return metrics
 
     with Interrupts() as interrupts, Log(workdir, config.train.steps, first, config.train.log_every) as log:
-        # --- what is to be beaten
+        for notice in begin.notices:
+            log.say(notice)
+
+        # --- baselines: a constant predictor, and the model before its first step
         if "initial" not in results:
-            results["constant"] = workload.constant(source, held_out)
-            results["initial"] = {"step": step, "figures": look()}
+            results["constant"] = workload.constant()
+            results["initial"] = {"step": step, "metrics": evaluation()}
             record.write(workdir, results)
 
-        # --- steps; metrics are read one step late, so that the devices never wait for the host
-        began, pending = time.monotonic(), None
-        with Loader(source, config, first) as loader:
+        # --- steps; their metrics are read one step late, so that the devices never wait for the host
+        since, pending = time.monotonic(), None
+        with Loader(batches, config, first) as loader:
             for step, batch in loader.until(config.train.steps):
-                state, metrics = train_step(state, frozen, on_devices(batch, mesh))
+                state, metrics = train_step(state, frozen, put_batch(batch, mesh))
                 if pending is not None:
                     report(log, *pending)
                 pending = step, metrics, batch["id"]
 
-                looks = step == config.train.steps or due(step, config.train.eval_every)
+                evaluates = step == config.train.steps or due(step, config.train.eval_every)
                 stopped = interrupts.received
-                if looks or stopped or due(step, config.train.checkpoint_every):
+                if evaluates or stopped or due(step, config.train.checkpoint_every):
                     # Nothing is saved before this step's metrics are seen finite.
                     report(log, *pending)
-                    figures, pending = look() if looks else None, None
-                    if figures is not None:
-                        results = record.note(results, step, figures, time.monotonic() - began)
-                        began = time.monotonic()
+                    pending, score = None, None
+                    if evaluates:
+                        held_out_metrics = evaluation()
+                        _, score = record.score(workload, held_out_metrics)
+                        seconds, since = time.monotonic() - since, time.monotonic()
+                        results = record.with_evaluation(workload, results, step, held_out_metrics, seconds)
                         record.write(workdir, results)
-                    checkpoints.save(step, items(state), meta, figures and -figures["total"]["loss"])
+                    checkpoints.save(step, items(state), meta, score)
                 if stopped and step < config.train.steps:
                     checkpoints.close()
                     raise Interrupted(
@@ -113,21 +118,27 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
                     )
         checkpoints.close()
 
-        # --- what comes of it
-        batch = next(eval_batches(held_out, eval_batch_size))
-        for name, picture in first_pictures(workload, eval_step, state.variables(frozen), batch, mesh).items():
+        # --- what a finished run leaves
+        for name, picture in first_pictures(workload, eval_step, state.variables(frozen), held_out[0], mesh).items():
             save_png(workdir / "pictures" / f"{name}.png", picture)
             log.picture(step, name, picture)
         workload.artifacts(jax.device_get(state.variables(frozen)), workdir, {**meta, "step": step})
     save_curves(workdir / "metrics.jsonl", workdir / "curves.png")
     results["finished"] = config.train.steps
     record.write(workdir, results)
+    return close(workload, workdir, results)
+
+
+def close(workload: Workload, workdir: Path, results: dict) -> dict:
+    """Prints a finished run's table, and where everything lies."""
     print(record.closing_table(workload, results))
+    names = ("results.json", "metrics.jsonl", "curves.png", "pictures", "checkpoints")
+    print(f"wrote {', '.join(name for name in names if (workdir / name).exists())} to {workdir}", file=sys.stderr)
     return results
 
 
 def claim(workdir: Path, config: Config) -> None:
-    """Makes the workdir this config's, or finds that it is; raises UserError where it is another's."""
+    """Makes the workdir this config's; raises UserError where it is another's already."""
     make_workdir(workdir)
     path = workdir / "config.json"
     if path.exists():
@@ -149,14 +160,8 @@ def resume(checkpoints: Checkpoints, begin: Start, step: int | None = None) -> S
     if not checkpoints.steps():
         return begin.state
     found = checkpoints.restore(items(begin.state), step)
-    if found.meta["base"] != begin.fingerprint:
-        raise UserError(f"{checkpoints.directory} was trained on other frozen weights: their fingerprints differ")
+    check_base(found.meta, begin.fingerprint, checkpoints.directory)
     return State(step=jax.device_put(np.int32(found.step), begin.state.step.sharding), **found.state)
-
-
-def on_devices(batch: Mapping, mesh: Mesh) -> Mapping:
-    """A host batch on the mesh; ids stay behind."""
-    return put_batch({name: value for name, value in batch.items() if name != "id"}, mesh)
 
 
 def due(step: int, every: int) -> bool:
@@ -177,5 +182,5 @@ def report(log: Log, step: int, metrics: Mapping, ids: np.ndarray) -> None:
 
 def first_pictures(workload: Workload, eval_step: Callable, variables, batch: Mapping, mesh: Mesh) -> dict:
     """`{task: picture}` of a host batch's first examples."""
-    outputs = eval_step(variables, on_devices(batch, mesh))[-1]
+    outputs = eval_step(variables, put_batch(batch, mesh))[-1]
     return workload.pictures(*jax.tree.map(lambda x: np.asarray(x)[:PICTURED], (outputs, dict(batch))))

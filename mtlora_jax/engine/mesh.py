@@ -1,8 +1,7 @@
 """The device mesh, and how a batch lies on it."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from mtlora_jax import config
 from mtlora_jax.errors import UserError
 
 BATCH_AXES = ("data", "fsdp")
-"""Mesh axes that examples are spread over."""
+"""Mesh axes that examples are divided over."""
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
@@ -60,8 +59,8 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, key: str = "train
         raise UserError(f"{key} = {batch_size} does not divide over {shards} devices; try {choices}")
 
 
-def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Host arrays with a leading batch axis as global arrays on the mesh.
+def put_batch(batch: Mapping, mesh: jax.sharding.Mesh) -> dict:
+    """A host batch as global arrays on the mesh; its `id` stays behind.
 
     Args:
       batch: a tree of numpy arrays `[B / processes, ...]`, this process's rows of the global batch.
@@ -70,4 +69,5 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh) -> Any:
       The tree with arrays `[B, ...]`.
     """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
+    arrays = {name: value for name, value in batch.items() if name != "id"}
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), arrays)

@@ -1,14 +1,14 @@
 """Mergeable metrics: sums per image on the device, float64 sums over images on the host, division last.
 
 A task measures each image by itself into a dict of `[B, ...]` statistics that add over images (`bincount` is
-the usual tool); a state adds them up, and the task computes its figures from the state. So figures cannot
+the usual tool); a state adds them up, and the task computes its metrics from the state. So metrics cannot
 depend on how a set was cut into batches, in which order it was read, on padding, or on how many devices
 shared the work:
 
     state = empty()
     for batch in batches:
         state = update(state, measure(logits, label), valid)
-    figures = compute(merge(state, state_of_another_process))
+    metrics = compute(merge(state, state_of_another_process))
 
 A state is a plain dict of float64 arrays. Counts in it are exact up to 2^53.
 """

@@ -46,7 +46,9 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update) if limit else optax.identity()
 
 
-def make_optimizer(optim: Optim, steps: int, labels: Mapping) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    optim: Optim, learning_rate: optax.Schedule, labels: Mapping
+) -> optax.GradientTransformationExtraArgs:
     """AdamW for `decay`, Adam for `no_decay`, nothing for `unused`; clipped by the norm of all of them.
 
     Leaves that belong to one task keep their values and moments through a step in which no example has that task,
@@ -54,6 +56,7 @@ def make_optimizer(optim: Optim, steps: int, labels: Mapping) -> optax.GradientT
     `present={task: bool scalar}`.
 
     Args:
+      learning_rate: see `schedule`.
       labels: a tree with the trainable tree's structure, of `label` or `label@task`.
     """
 
@@ -78,5 +81,5 @@ def make_optimizer(optim: Optim, steps: int, labels: Mapping) -> optax.GradientT
     return optax.chain(
         clip_by_global_norm(optim.clip_norm),
         optax.partition(groups, labels),
-        optax.scale_by_learning_rate(schedule(optim, steps)),
+        optax.scale_by_learning_rate(learning_rate),
     )

@@ -1,73 +1,126 @@
-"""Looking at a run again: its config, its checkpoint, its last evaluation."""
+"""A trained run: its config, its workload, its weights at a step, and evaluating those again."""
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from mtlora_jax.config import Config, from_json
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine.checkpoint import Checkpoints
-from mtlora_jax.engine.evaluate import Figures, evaluate
-from mtlora_jax.engine.loop import on_devices, resume
+from mtlora_jax.engine.evaluate import evaluate
 from mtlora_jax.engine.mesh import make_mesh
-from mtlora_jax.engine.state import start
+from mtlora_jax.engine.partition import join
+from mtlora_jax.engine.state import place_weights
 from mtlora_jax.engine.step import make_eval_step
-from mtlora_jax.engine.tables import text_table
-from mtlora_jax.engine.workload import Workload
+from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json, write_json
-from mtlora_jax.input.loader import eval_batches
+from mtlora_jax.input.loader import prefetched
+from mtlora_jax.listing import text_table
+
+Step = str | int
+"""`best`, `last`, or a step's number."""
 
 
-def config_of(workdir: Path) -> Config:
-    """The config a workdir was trained with; raises UserError where it holds no run."""
-    path = workdir / "config.json"
-    if not path.exists():
-        raise UserError(f"{workdir} holds no run: there is no config.json (train with --workdir {workdir} first)")
-    return from_json(read_json(path))
+@dataclass(frozen=True)
+class Run:
+    """A work directory that holds a run; see `open_run`."""
+
+    workdir: Path
+    config: Config
+
+    @cached_property
+    def workload(self) -> Workload:
+        return workload_of(self.config)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The config's mesh, of this machine's devices."""
+        return make_mesh(self.config.mesh)
+
+    @cached_property
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.workdir / "checkpoints", read_only=True)
+
+    def step(self, which: Step = "last") -> int:
+        """The number of a step that has a checkpoint.
+
+        Raises:
+          UserError: there is no such checkpoint; the message lists those there are.
+        """
+        steps = self._checkpoints.steps()
+        if not steps:
+            raise UserError(f"{self.workdir} holds no checkpoint: the run has not come to its first evaluation")
+        if which == "last":
+            return steps[-1]
+        if which == "best" and (best := self._checkpoints.best()) is not None:
+            return best
+        if str(which).isdigit() and int(which) in steps:
+            return int(which)
+        known = ", ".join(map(str, steps))
+        raise UserError(f"{self.workdir} holds no checkpoint {which!r}: give best, last, or one of {known}")
+
+    def variables(self, which: Step = "last") -> dict:
+        """All of the model's collections at a step, on the mesh; neither optimizer nor moments are made or read.
+
+        Raises:
+          UserError: there is no such checkpoint, it is damaged, or the frozen weights are not those it was trained on.
+        """
+        step = self.step(which)
+        weights = place_weights(self.workload, self.config, self.mesh, self.workdir, frozen_only=True)
+        wanted = {"trainable": weights.trainable, "mutable": weights.mutable}
+        found = self._checkpoints.restore(wanted, step)
+        check_base(found.meta, weights.fingerprint, self.workdir)
+        return join(found.state["trainable"], weights.frozen, found.state["mutable"])
+
+    def evaluate(self, which: Step = "last", protocol: str | None = None, predictions: Path | None = None) -> Metrics:
+        """Evaluates a checkpoint on the held-out split, prints every metric, and writes `evaluation.json`.
+
+        Args:
+          protocol: one of the workload's other ways to score (writes `evaluation_<protocol>.json`); None scores as
+            training does.
+          predictions: a folder for every prediction, of protocols that write them.
+
+        Raises:
+          UserError: no such protocol, or one that writes no predictions.
+        """
+        protocols = self.workload.protocols
+        if protocol is not None and protocol not in protocols:
+            raise UserError(f"there is no protocol {protocol}: there are {', '.join(protocols) or 'none'}")
+        if protocol is None and predictions is not None:
+            raise UserError(f"predictions are written by a protocol: add --protocol {' or '.join(protocols) or 'NAME'}")
+        step, variables = self.step(which), self.variables(which)
+        if protocol is not None:
+            metrics = protocols[protocol](variables, predictions)
+            metrics = {**metrics, "total": self.workload.overall(metrics)}
+        else:
+            train = self.config.train
+            batches = prefetched(self.workload.held_out(train.eval_batch_size or train.batch_size))
+            eval_step = make_eval_step(self.workload, self.mesh)
+            metrics = evaluate(self.workload, eval_step, variables, batches, self.mesh)
+        path = self.workdir / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
+        rows = [(task, name, value) for task in metrics for name, value in metrics[task].items()]
+        print(text_table(("task", "metric", f"step {step}"), rows))
+        write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
+        print(f"wrote {path}" + (f" and predictions to {predictions}" if predictions else ""))
+        return metrics
 
 
-def trained_variables(config: Config, workload: Workload, workdir: Path, step: int | None = None) -> tuple[int, dict]:
-    """`(step, variables)` of a checkpoint, the newest by default, on the mesh of this machine."""
-    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
-    if not checkpoints.steps():
-        raise UserError(f"{workdir} holds no checkpoint: the run has not come to its first evaluation")
-    begin = start(workload, config, make_mesh(config.mesh), workdir)
-    state = resume(checkpoints, begin, step)
-    return int(state.step), state.variables(begin.frozen)
-
-
-def reevaluate(
-    config: Config,
-    workload: Workload,
-    workdir: Path,
-    step: int | None = None,
-    protocol: str | None = None,
-    predictions: Path | None = None,
-) -> Figures:
-    """Evaluates a checkpoint on the held-out split, prints every figure, and writes `evaluation.json`.
-
-    Args:
-      protocol: one of the workload's other ways to score (writes `evaluation_<protocol>.json`); None scores as
-        training does.
-      predictions: a folder for every prediction, of protocols that write them.
+def open_run(workdir: str | Path) -> Run:
+    """The run that a work directory holds; nothing is read but its config.
 
     Raises:
-      UserError: no such protocol, or one that writes no predictions.
+      UserError: it holds no run.
     """
-    if protocol is not None and protocol not in workload.protocols:
-        raise UserError(f"no protocol {protocol}: there are {', '.join(workload.protocols) or 'none'}")
-    if protocol is None and predictions is not None:
-        raise UserError("predictions are written by a protocol: add --protocol native")
-    step, variables = trained_variables(config, workload, workdir, step)
-    mesh = make_mesh(config.mesh)
-    if protocol is not None:
-        figures = workload.protocols[protocol](variables, predictions)
-        figures = {**figures, "total": workload.overall(figures)}
-    else:
-        host = eval_batches(workload.source("val"), config.train.eval_batch_size or config.train.batch_size)
-        figures = evaluate(
-            workload, make_eval_step(workload, mesh), variables, ((b, on_devices(b, mesh)) for b in host)
-        )
-    name = "evaluation.json" if protocol is None else f"evaluation_{protocol}.json"
-    write_json(workdir / name, {"step": step, "protocol": protocol or "network", "figures": figures})
-    rows = [(task, name, value) for task in figures for name, value in figures[task].items()]
-    print(text_table(("task", "figure", f"step {step}"), rows))
-    return figures
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run: there is no config.json (train with --workdir {workdir} first)")
+    return Run(Path(workdir), from_json(read_json(path)))
+
+
+def check_base(meta: dict, fingerprint: str, where: Path) -> None:
+    """Raises UserError where a checkpoint was trained on other frozen weights than those at hand."""
+    if meta["base"] != fingerprint:
+        raise UserError(f"{where} was trained on other frozen weights: their fingerprints differ")

@@ -5,6 +5,7 @@ that an optimizer's moments, whose paths end in their leaf's, lie where the leaf
 without a mesh axis, and axes that a mesh does not divide are replicated: any leaf of any rank is legal on any mesh.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,16 +16,18 @@ from mtlora_jax.engine import tables
 
 Axes = tables.Table[tuple[str | None, ...]]
 
-MESH_AXES: Mapping[str | None, str] = {"embed": "fsdp", "heads": "tensor", "mlp": "tensor", "vocab": "tensor"}
-"""What a logical axis is cut over. `embed` is the model's width; `heads` and `mlp` are inside attention and MLP."""
+MESH_AXES: Mapping[str | None, str] = {"embed": "fsdp", "inner": "tensor", "vocab": "tensor"}
+"""What a logical axis is cut over. `embed` is the model's width; `inner` is that inside attention or an MLP."""
+LARGE = 1 << 20
+"""Bytes; larger leaves that a mesh could cut and leaves whole are named."""
 
 
 def partition_spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: jax.sharding.Mesh) -> PartitionSpec:
     """The cut of one leaf.
 
     Args:
-      names: of its trailing axes; axes before them (layers, tasks, experts) are not cut.
-      shape: of the leaf. With fewer axes than names, the last names count.
+      names: names of its trailing axes; axes before them (layers, tasks, experts) are not cut.
+      shape: the leaf's. With fewer axes than names, the last names count.
     """
     aligned = (None,) * (len(shape) - len(names)) + names[max(len(names) - len(shape), 0) :]
     cut: list[str | None] = []
@@ -49,3 +52,21 @@ def shardings(axes: Axes, tree: Any, mesh: jax.sharding.Mesh) -> Any:
         for path, leaf in tables.flatten(tree).items()
     ]
     return jax.tree.unflatten(jax.tree.structure(tree), placed)
+
+
+def whole_leaves(axes: Axes, tree: Any, mesh: jax.sharding.Mesh) -> list[str]:
+    """The paths of leaves over `LARGE` that every device holds whole, on a mesh that cuts weights at all."""
+    if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
+        return []
+    return [
+        path
+        for path, leaf in tables.flatten(tree).items()
+        if leaf.size * leaf.dtype.itemsize > LARGE
+        and not partition_spec(tables.match(axes, path, ()), leaf.shape, mesh)
+    ]
+
+
+def bytes_per_device(axes: Axes, tree: Any, mesh: jax.sharding.Mesh) -> int:
+    """Bytes of a tree's leaves, or shapes, on one device of the mesh."""
+    shapes = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings(axes, tree, mesh)), strict=True)
+    return sum(math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, where in shapes)

@@ -1,6 +1,5 @@
 """What a run starts from: leaves drawn or loaded, split by the trainable table, placed on the mesh."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,14 @@ from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.mesh import replicated
-from mtlora_jax.engine.optim import make_optimizer
+from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
-from mtlora_jax.engine.sharding import shardings
+from mtlora_jax.engine.program import unread_leaves
+from mtlora_jax.engine.sharding import shardings, whole_leaves
 from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
-from mtlora_jax.files import replacing
+from mtlora_jax.listing import listed
+from mtlora_jax.weights.fingerprint import fingerprint
 
 BASE = "base.safetensors"
 
@@ -49,20 +50,45 @@ class State:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """A run's weights before its first step, on the mesh.
+
+    Attributes:
+      trainable: what is trained; shapes with shardings where it was not asked for.
+      frozen: what no step changes.
+      mutable: collections that the forward pass rewrites; shapes where they were not asked for.
+      labels: `{path: label}` of every weight.
+      fingerprint: a digest of the frozen weights, to recognise them by.
+      sources: a line that says how many leaves came from where.
+    """
+
+    trainable: dict
+    frozen: dict
+    mutable: dict
+    labels: dict[str, str]
+    fingerprint: str
+    sources: str
+
+
+@dataclass(frozen=True)
 class Start:
     """A run before its first step.
 
     Attributes:
       state: on the mesh, cut as the workload's axes say.
       frozen: weights that no step changes, on the mesh.
-      optimizer: for `state.trainable`.
-      fingerprint: of the frozen weights, to recognise them by.
+      optimizer: trains `state.trainable`.
+      learning_rate: `step -> ` its learning rate.
+      fingerprint: a digest of the frozen weights.
+      notices: lines about what a reader may not expect.
     """
 
     state: State
     frozen: dict
     optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
     fingerprint: str
+    notices: tuple[str, ...]
 
 
 def abstract_variables(workload: Workload, config: Config) -> dict:
@@ -71,16 +97,28 @@ def abstract_variables(workload: Workload, config: Config) -> dict:
 
 
 def weight_labels(workload: Workload, variables: Mapping) -> dict[str, str]:
-    """`{path: label}` of every weight. Rows of the table that match nothing are those of absent options."""
+    """`{path: label}` of every weight: the table's, and `unused` for leaves that train and that no loss depends on."""
     weights = {name: variables[name] for name in MODEL_COLLECTIONS if name in variables}
-    return tables.label_paths(workload.table, tables.paths(weights))[0]
+    labels = tables.label_paths(workload.table, tables.paths(weights))
+    if all(label == "frozen" for label in labels.values()):
+        return labels
+
+    def losses(variables, batch):
+        outputs, _ = workload.forward(variables, batch, jax.random.key(0))
+        return workload.sums(outputs, batch)
+
+    unread = unread_leaves(losses, dict(variables), workload.abstract_batch(1))
+    return {path: "unused" if label != "frozen" and path in unread else label for path, label in labels.items()}
 
 
-def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None = None) -> Start:
-    """Draws what the pretrained base does not bring, and places everything on the mesh.
+def place_weights(
+    workload: Workload, config: Config, mesh: Mesh, workdir: Path | None = None, frozen_only: bool = False
+) -> Weights:
+    """Draws what the pretrained base does not bring, and places it on the mesh.
 
     Args:
       workdir: keeps frozen weights that no file holds in `base.safetensors`, written once and read from then on.
+      frozen_only: leave trainable and mutable leaves as shapes with shardings, for a checkpoint to fill.
 
     Raises:
       UserError: the base has leaves that the model lacks, or of another shape.
@@ -93,12 +131,19 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
         base = read_base(kept)
     base = {} if base is None else base
     check_leaves(base, shapes)
-    leaves = draw(lambda: workload.init(config.seed), lambda path: path not in base)
+
+    def is_placed(path: str) -> bool:
+        return labels.get(path) == "frozen" or not frozen_only
+
+    leaves: dict[str, Any] = draw(lambda: workload.init(config.seed), lambda path: path not in base and is_placed(path))
+    drawn = len(leaves)
     # Flax's order, not the order of loading, so that every run builds the same tree. One leaf of a base is in the
     # host's memory at a time. Frozen leaves keep the dtype they are stored in.
     placed = shardings(workload.axes, shapes, mesh)
 
-    def place(path: str) -> jax.Array:
+    def place(path: str) -> Any:
+        if not is_placed(path):
+            return jax.ShapeDtypeStruct(shapes[path].shape, shapes[path].dtype, sharding=placed[path])
         leaf = leaves.pop(path) if path in leaves else np.asarray(base[path])
         dtype = leaf.dtype if labels.get(path) == "frozen" else shapes[path].dtype
         leaf = leaf if leaf.dtype == dtype else leaf.astype(dtype)
@@ -106,36 +151,64 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
 
     for path in shapes:
         leaves[path] = place(path)
-    variables = traverse_util.unflatten_dict(leaves, sep="/")
-    trainable, frozen, mutable = split_variables(variables, labels)
+    trainable, frozen, mutable = split_variables(traverse_util.unflatten_dict(leaves, sep="/"), labels)
     if kept is not None and not kept.exists() and frozen:
         write_base(kept, frozen)
-    optimizer = make_optimizer(config.optim, config.train.steps, optimizer_labels(workload, trainable, labels))
-    moments = shardings(workload.axes, jax.eval_shape(optimizer.init, trainable), mesh)
-    opt_state = jax.jit(optimizer.init, out_shardings=moments)(trainable)
+    sources = f"{len(base)} leaves from the base, {drawn} drawn from seed {config.seed}"
+    return Weights(trainable, frozen, mutable, labels, fingerprint(frozen), sources)
+
+
+def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None = None) -> Start:
+    """A run's weights and optimizer; arguments and errors as for `place_weights`."""
+    weights = place_weights(workload, config, mesh, workdir)
+    learning_rate = schedule(config.optim, config.train.steps)
+    labels = optimizer_labels(workload, weights.trainable, weights.labels)
+    optimizer = make_optimizer(config.optim, learning_rate, labels)
+    moments = shardings(workload.axes, jax.eval_shape(optimizer.init, weights.trainable), mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=moments)(weights.trainable)
     step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
-    return Start(State(step, trainable, opt_state, mutable), frozen, optimizer, fingerprint(frozen))
+    state = State(step, weights.trainable, opt_state, weights.mutable)
+    notices = (f"weights: {weights.sources}", *table_notices(workload, join(weights.trainable, weights.frozen), mesh))
+    return Start(state, weights.frozen, optimizer, learning_rate, weights.fingerprint, notices)
+
+
+def table_notices(workload: Workload, weights: Mapping, mesh: Mesh) -> list[str]:
+    """Lines about rows of the workload's tables that match no weight, and large weights that no axis of the mesh cuts.
+
+    Args:
+      weights: arrays or shapes, by collection.
+    """
+    paths = tables.paths(weights)
+    lines = [
+        f"no leaf matches {listed(map(repr, rows))} of the {name} table"
+        for name, table in (("trainable", workload.table), ("sharding", workload.axes))
+        if (rows := tables.unmatched_rows(table, paths))
+    ]
+    if whole := whole_leaves(workload.axes, weights, mesh):
+        lines.append(
+            f"every device holds the whole of {listed(whole)}: {len(whole)} leaves over 1 MB that no axis cuts"
+        )
+    return lines
 
 
 def read_base(path: Path) -> dict[str, np.ndarray]:
     # Imported where needed: steps are also timed on machines that have jax, flax and optax alone.
-    from safetensors.numpy import load_file
+    from mtlora_jax.weights import safetensors
 
-    return load_file(path)
+    return safetensors.read(path)[0]
 
 
 def write_base(path: Path, frozen: Mapping) -> None:
-    from safetensors.numpy import save_file
+    from mtlora_jax.weights import safetensors
 
-    with replacing(path) as temporary:
-        save_file({name: np.asarray(leaf) for name, leaf in tables.flatten(frozen).items()}, temporary)
+    safetensors.write(path, {name: np.asarray(leaf) for name, leaf in tables.flatten(frozen).items()}, {})
 
 
 def optimizer_labels(workload: Workload, trainable: Mapping, labels: Mapping[str, str]) -> Any:
     """`label`, or `label@task` for leaves that one task owns, in the trainable tree's structure."""
 
     def label(path: str) -> str:
-        owner = tables.match(workload.owners, path)
+        owner = tables.owner(workload.owners, path)
         return f"{labels[path]}@{owner}" if owner and labels[path] != "unused" else labels[path]
 
     structure = jax.tree.structure(trainable)
@@ -150,13 +223,3 @@ def check_leaves(leaves: Mapping, shapes: Mapping) -> None:
         shape = leaves.shape(path) if hasattr(leaves, "shape") else leaves[path].shape
         if shape != shapes[path].shape:
             raise UserError(f"the base holds {path} in shape {shape}, this model needs {shapes[path].shape}")
-
-
-def fingerprint(tree: Any) -> str:
-    """A digest of a tree's paths, shapes and bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path, leaf in sorted(tables.flatten(tree).items()):
-        array = np.ascontiguousarray(jax.device_get(leaf))
-        digest.update(f"{path}{array.shape}{array.dtype}".encode())
-        digest.update(array.view(np.uint8).data if array.size else b"")
-    return digest.hexdigest()

@@ -14,11 +14,18 @@ from mtlora_jax.engine.state import State
 from mtlora_jax.engine.workload import Workload
 
 
-def make_train_step(workload: Workload, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> Callable:
+def make_train_step(
+    workload: Workload,
+    optimizer: optax.GradientTransformation,
+    learning_rate: optax.Schedule,
+    seed: int,
+    mesh: Mesh,
+) -> Callable:
     """`(state, frozen, batch) -> (state, metrics)`.
 
     Gradients are taken of `state.trainable` alone. The step's randomness is a function of (seed, step). Metrics are
-    float32 scalars: `loss`, `loss/<task>`, `grad_norm`. The state is donated.
+    float32 scalars: `loss`, `loss/<task>`, `grad_norm` (before clipping), and `lr`, the learning rate of this update.
+    The state is donated.
     """
 
     def loss_of(trainable, state, frozen, batch, key):
@@ -35,6 +42,7 @@ def make_train_step(workload: Workload, optimizer: optax.GradientTransformation,
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, present=present)
         metrics = {"loss": loss, **{f"loss/{task}": value for task, value in losses.items()}}
         metrics["grad_norm"] = optax.tree.norm(grads)
+        metrics["lr"] = learning_rate(state.step)
         state = State(
             step=state.step + 1,
             trainable=optax.apply_updates(state.trainable, updates),

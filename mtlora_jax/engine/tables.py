@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import jax
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.listing import listed, text_table
 
 V = TypeVar("V")
 Table = Sequence[tuple[str, V]]
 
-MAX_LISTED = 5
-"""Paths that a message spells out; the rest it counts."""
+OWNED = re.compile(r"(?:^|/)tasks/([^/]+)/")
+"""Where a path says that one task alone owns a leaf."""
 
 
 def paths(tree: Any) -> list[str]:
@@ -29,36 +30,36 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 def match(table: Table[V], path: str, default: V | None = None) -> V | None:
     """The value of the first row whose regex is found in the path (anchors: `^`, `$`), else `default`."""
-    return next((value for regex, value in table if re.search(regex, path)), default)
+    row = _first_row(table, path)
+    return default if row is None else table[row][1]
 
 
-def label_paths(table: Table[V], names: Iterable[str]) -> tuple[dict[str, V], list[str]]:
-    """Labels every path.
-
-    Returns:
-      `{path: value}`, and the regexes of rows that were the first match of no path.
+def label_paths(table: Table[V], names: Iterable[str]) -> dict[str, V]:
+    """`{path: value}` of every path.
 
     Raises:
       UserError: paths that no row matches; the message names them.
     """
-    labels, unmatched, used = {}, [], set()
-    for path in names:
-        row = next((i for i, (regex, _) in enumerate(table) if re.search(regex, path)), None)
-        if row is None:
-            unmatched.append(path)
-        else:
-            labels[path] = table[row][1]
-            used.add(row)
-    if unmatched:
-        more = f" and {len(unmatched) - MAX_LISTED} more" if len(unmatched) > MAX_LISTED else ""
-        raise UserError(f"no row of the table matches {', '.join(unmatched[:MAX_LISTED])}{more}")
-    return labels, [regex for i, (regex, _) in enumerate(table) if i not in used]
+    rows = {path: _first_row(table, path) for path in names}
+    if unmatched := [path for path, row in rows.items() if row is None]:
+        raise UserError(f"no row of the table matches {listed(unmatched)}")
+    return {path: table[row][1] for path, row in rows.items()}
 
 
-def label_tree(table: Table[V], tree: Any) -> tuple[Any, list[str]]:
-    """`label_paths` of a tree's leaves, with the labels in the tree's own structure."""
-    labels, unused = label_paths(table, paths(tree))
-    return jax.tree.unflatten(jax.tree.structure(tree), list(labels.values())), unused
+def owner(table: Table[str], path: str) -> str | None:
+    """The task that alone owns a leaf: the path says it (`tasks/<task>/`), or a row of the table; else None."""
+    found = OWNED.search(path)
+    return found[1] if found else match(table, path)
+
+
+def unmatched_rows(table: Table, names: Iterable[str]) -> list[str]:
+    """The regexes of rows that are the first match of no path."""
+    used = {_first_row(table, path) for path in names}
+    return [regex for i, (regex, _) in enumerate(table) if i not in used]
+
+
+def _first_row(table: Table, path: str) -> int | None:
+    return next((i for i, (regex, _) in enumerate(table) if re.search(regex, path)), None)
 
 
 def count(tree: Any) -> int:
@@ -88,25 +89,3 @@ def parameter_table(tree: Any, labels: Mapping[str, str], frozen: Collection[str
             f"parameters: {total:,} total, {trainable:,} trainable{share}",
         ]
     )
-
-
-def text_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Plain text with aligned columns: words to the left, numbers to the right. None is a dash."""
-    rows = [list(row) for row in rows]
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    right = [bool(rows) and all(not isinstance(v, str) for v in column) for column in zip(*rows, strict=True)]
-    right = right or [False] * len(widths)
-    lines = [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in cells
-    ]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)

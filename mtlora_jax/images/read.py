@@ -27,7 +27,7 @@ def shape(path: Path | IO[bytes]) -> tuple[int, int]:
         with Image.open(path) as picture:
             return picture.size[::-1]
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: is no picture ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"{path}: is not a picture ({_first_line(error)}); fetch it again") from None
 
 
 def indices(path: Path) -> np.ndarray:
@@ -36,6 +36,11 @@ def indices(path: Path) -> np.ndarray:
     if picture.mode not in INDEXED:
         raise UserError(f"{path}: its pixels are {picture.mode} colours; a label holds one number per pixel")
     return np.asarray(picture.convert("L") if picture.mode == "1" else picture)
+
+
+def plane(path: Path) -> np.ndarray:
+    """One number per pixel `[H, W]`, of a picture (see `indices`) or of a `.npy` file."""
+    return array(path, "H", "W") if path.suffix == ".npy" else indices(path)
 
 
 def colours(path: Path) -> np.ndarray:
@@ -90,6 +95,16 @@ def mat(path: Path, name: str) -> Any:
     if name not in found:
         raise UserError(f"{path}: has no variable {name}")
     return found[name]
+
+
+def write_png(stem: Path, pixels: np.ndarray, palette: np.ndarray | None = None) -> Path:
+    """Writes `<stem>.png`: greys of 8 or 16 bits `[H, W]`, colours `[H, W, 3]`, or numbers with their palette."""
+    picture = Image.fromarray(pixels)
+    if palette is not None:
+        picture.putpalette(palette.tobytes())
+    path = stem.with_name(f"{stem.name}.png")
+    picture.save(path)
+    return path
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,8 @@
 """Computing `make(step)` for step after step ahead of time, on processes or threads, in order.
 
-Nothing here knows of data. A worker process holds one end of a pipe and nothing else that is shared: it reads a step,
-answers with the result, and leaves when the pipe is closed, by whatever death of its parent. The pipe's small buffer is
-the bound: a worker that is one result ahead waits.
+Nothing here knows of data. A worker process shares one end of a pipe and nothing else: it reads a step, answers with
+the result, and ends when the pipe is closed, however its parent ended. The pipe's small buffer is the bound: a worker
+that is one result ahead waits.
 """
 
 import atexit
@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, Literal, TypeVar
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.recipes import load_recipe, loaded_recipes
 
 T = TypeVar("T")
 Make = Callable[[int], T]
@@ -98,10 +99,10 @@ class _Processes:
 
     def __init__(self, make: Make, workers: int):
         try:
-            pickle.dumps(make)
+            pickled = pickle.dumps(make)
         except Exception as error:
             raise UserError(
-                f"the data source cannot be sent to worker processes ({error}); "
+                f"the data set cannot be sent to worker processes ({error}); "
                 "set --train.worker_kind=thread or --train.workers=0"
             ) from None
         # Forking would copy a process that runs JAX's threads, and hang sooner or later.
@@ -112,14 +113,14 @@ class _Processes:
         with _signals_held_back():
             for _ in range(workers):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+                process = context.Process(target=_serve, args=(theirs, loaded_recipes(), pickled), daemon=True)
                 process.start()
                 theirs.close()
                 self._workers.append((process, ours))
 
     def submit(self, step: int) -> int:
         ticket, self._submitted = self._submitted, self._submitted + 1
-        with contextlib.suppress(OSError):  # a dead worker is told of when its result is due
+        with contextlib.suppress(OSError):  # a dead worker is reported when its result is due
             self._workers[ticket % len(self._workers)][1].send((ticket, step))
         return ticket
 
@@ -127,7 +128,7 @@ class _Processes:
         process, connection = self._workers[ticket % len(self._workers)]
         try:
             answered = None
-            while answered != ticket:  # a run that was given up leaves answers behind
+            while answered != ticket:  # an abandoned run leaves answers behind
                 answered, done, result = connection.recv()
         except (EOFError, OSError):
             process.join(1)
@@ -162,8 +163,12 @@ def _signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(connection: Connection, make: Make) -> None:
-    """A worker's life."""
+def _serve(connection: Connection, recipes: tuple[str, ...], pickled: bytes) -> None:
+    """Answers steps with results until the parent closes the pipe; what a worker process runs."""
+    # What is pickled may be of classes that a recipe file defines.
+    for path in recipes:
+        load_recipe(path)
+    make: Make = pickle.loads(pickled)
     with contextlib.suppress(EOFError, OSError):  # the parent is gone
         while True:
             ticket, step = connection.recv()

@@ -1,4 +1,4 @@
-"""Causal attention with grouped queries, among tokens of one segment."""
+"""Attention with grouped queries, causal among the tokens of one segment."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,23 @@ MASKED = -1e30
 """A logit that softmax turns into 0, finite so that rows without any token stay finite."""
 
 
-def causal_mask(segments: jax.Array) -> jax.Array:
-    """`[B, L, L]` bool, query by key: who sees whom.
+def positions_of(segment_ids: jax.Array) -> jax.Array:
+    """`[B, L]`, each token's position in its segment, from 0; padding is not counted."""
+    length = segment_ids.shape[1]
+    order = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], segment_ids.shape)
+    starts = (segment_ids > 0) & (segment_ids != jnp.pad(segment_ids, ((0, 0), (1, 0)))[:, :-1])
+    first = jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
+    return jnp.where(segment_ids > 0, order - first, 0)
+
+
+def causal_mask(segment_ids: jax.Array) -> jax.Array:
+    """`[B, L, L]` bool, query by key: which tokens a token sees.
 
     Args:
-      segments: `[B, L]`; a token sees itself and earlier tokens of its own number, 0 (padding) is seen by nobody.
+      segment_ids: `[B, L]`; a token sees itself and earlier tokens of its own segment, and no padding (0).
     """
-    length = segments.shape[1]
-    same = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0)
+    length = segment_ids.shape[1]
+    same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
     return same & jnp.tril(jnp.ones((1, length, length), bool))
 
 

@@ -2,10 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from mtlora_jax.language.encode import Encoded
+
+
+class Piece(NamedTuple):
+    """One example in a row of a batch.
+
+    Attributes:
+      tokens: int32 `[n]`.
+      loss_mask: bool `[n]`, which tokens count in the loss.
+      task: id of its task.
+      id: the example's number, for messages.
+    """
+
+    tokens: np.ndarray
+    loss_mask: np.ndarray
+    task: int
+    id: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,14 +32,14 @@ class Corpus:
     Attributes:
       tasks: names; ids index them.
       tokens: int32, all examples' tokens.
-      learned: bool, which of them are learned.
+      loss_mask: bool, which of them count in the loss.
       starts: int64 `[N + 1]`, where each example begins, and the end.
       task: int32 `[N]`, id of each example's task, never decreasing.
     """
 
     tasks: tuple[str, ...]
     tokens: np.ndarray
-    learned: np.ndarray
+    loss_mask: np.ndarray
     starts: np.ndarray
     task: np.ndarray
 
@@ -34,16 +51,16 @@ class Corpus:
         """int64 `[N]`, tokens of each example."""
         return np.diff(self.starts)
 
-    def span(self, index: int) -> slice:
-        """Where an example's tokens are."""
-        return slice(self.starts[index], self.starts[index + 1])
+    def __getitem__(self, index: int) -> Piece:
+        span = slice(self.starts[index], self.starts[index + 1])
+        return Piece(self.tokens[span], self.loss_mask[span], int(self.task[index]), index)
 
     def answers(self) -> dict[str, list[bytes]]:
-        """The learned tokens of every example, by task."""
+        """The tokens of every example that count in the loss, by task."""
         found: dict[str, list[bytes]] = {task: [] for task in self.tasks}
-        for index, task in enumerate(self.task):
-            span = self.span(index)
-            found[self.tasks[task]].append(self.tokens[span][self.learned[span]].tobytes())
+        for index in range(len(self)):
+            piece = self[index]
+            found[self.tasks[piece.task]].append(piece.tokens[piece.loss_mask].tobytes())
         return found
 
     def sizes(self) -> tuple[int, ...]:
@@ -61,7 +78,7 @@ def corpus(tasks: Sequence[str], examples: Iterable[tuple[str, Encoded]]) -> Cor
     return Corpus(
         tasks=tuple(tasks),
         tokens=np.concatenate([np.zeros(0, np.int32), *(example.tokens for example in ordered)]),
-        learned=np.concatenate([np.zeros(0, bool), *(example.learned for example in ordered)]),
+        loss_mask=np.concatenate([np.zeros(0, bool), *(example.loss_mask for example in ordered)]),
         starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         task=np.repeat(np.arange(len(by_task), dtype=np.int32), [len(group) for group in by_task.values()]),
     )

@@ -7,68 +7,59 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from mtlora_jax.language.attention import causal_mask
-from mtlora_jax.text.llama import Llama, positions_of
-
-Cache = tuple[jax.Array, jax.Array, jax.Array]
+from mtlora_jax.language.attention import causal_mask, positions_of
 
 
-def empty_cache(model: Llama, batch: int, places: int) -> Cache:
-    """Keys and values `[layers, B, places, G, H]`, and how many places of each layer are filled."""
-    s = model.spec
-    shape = s.layers, batch, places, s.kv_heads, s.head_width
-    empty = jnp.zeros(shape, model.dtype or jnp.float32)
-    return empty, empty, jnp.zeros(s.layers, jnp.int32)
-
-
-@partial(jax.jit, static_argnames=("model", "new", "eos"))
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "eos"))
 def greedy(
-    model: Llama,
+    model: nn.Module,
     variables: Mapping[str, Any],
     tokens: jax.Array,
     attention_mask: jax.Array,
     task_id: jax.Array | None = None,
     *,
-    new: int,
+    max_new_tokens: int,
     eos: int,
 ) -> jax.Array:
     """The likeliest continuation of every prompt, token by token; tasks may be mixed in a batch.
 
     Args:
+      model: a decoder with `extend`, `head` and `empty_cache`; see `text.llama.Llama`.
       tokens: `[B, L]`, padded on the LEFT.
       attention_mask: `[B, L]`, 0 for padding.
       task_id: `[B]`, for adapters that know tasks.
-      new: tokens at most.
-      eos: ends a text; what would follow is eos too.
+      max_new_tokens: how many tokens are decoded, at most.
+      eos: ends a text; whatever follows it is eos too.
 
     Returns:
-      `[B, new]` ids. Decoding stops once every text has ended.
+      `[B, max_new_tokens]` ids. Decoding stops once every text has ended.
     """
     B, L = tokens.shape
-    places = L + new
-    beyond = jnp.zeros((B, L, new), bool)
+    cache_length = L + max_new_tokens
+    beyond = jnp.zeros((B, L, max_new_tokens), bool)
     mask = jnp.concatenate([causal_mask(attention_mask), beyond], axis=2)
     extend = partial(model.apply, variables, method="extend", task_id=task_id)
-    states, cache = extend(tokens, positions_of(attention_mask), mask, empty_cache(model, B, places))
+    states, cache = extend(tokens, positions_of(attention_mask), mask, model.empty_cache(B, cache_length))
     length = attention_mask.sum(1).astype(jnp.int32)
 
     def choose(states: jax.Array) -> jax.Array:
         return model.apply(variables, states[:, -1], method="head").argmax(-1).astype(jnp.int32)
 
     def unfinished(carry) -> jax.Array:
-        return (carry[0] < new) & ~carry[3].all()
+        return (carry[0] < max_new_tokens) & ~carry[3].all()
 
     def step(carry):
         i, out, token, ended, cache = carry
-        place = jnp.arange(places).reshape(1, 1, -1)
-        seen = jnp.concatenate([attention_mask > 0, jnp.ones((B, new), bool)], axis=1)[:, None] & (place < L + i)
+        filled = jnp.arange(cache_length).reshape(1, 1, -1) < L + i
+        seen = jnp.concatenate([attention_mask > 0, jnp.ones((B, max_new_tokens), bool)], axis=1)[:, None] & filled
         states, cache = extend(token[:, None], (length + i - 1)[:, None], seen, cache)
         token = jnp.where(ended, eos, choose(states))
         return i + 1, out.at[:, i].set(token), token, ended | (token == eos), cache
 
     token = choose(states)
-    out = jnp.full((B, new), eos, jnp.int32).at[:, 0].set(token)
+    out = jnp.full((B, max_new_tokens), eos, jnp.int32).at[:, 0].set(token)
     return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, token, token == eos, cache))[1]
 
 

@@ -1,20 +1,20 @@
-"""Rows as tokens: the prompt is read, the output and the end of text are learned."""
+"""Rows as tokens: the prompt is read, the output and the end of text count in the loss."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from mtlora_jax.engine.tables import text_table
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import Template
 from mtlora_jax.language.tokenizer import Tokenizer
+from mtlora_jax.listing import text_table
 
 Truncation = Literal["keep_answer", "published"]
-Fate = Literal["whole", "prompt cut", "answer cut", "dropped"]
-FATES: tuple[Fate, ...] = ("whole", "prompt cut", "answer cut", "dropped")
+Outcome = Literal["whole", "prompt cut", "answer cut", "dropped"]
+OUTCOMES: tuple[Outcome, ...] = ("whole", "prompt cut", "answer cut", "dropped")
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Encoded:
 
     Attributes:
       tokens: int32 `[n]`.
-      learned: bool `[n]`, which tokens the model is to predict.
-      fate: what the cutoff took.
+      loss_mask: bool `[n]`, which tokens the model is to predict.
+      outcome: what the cutoff did to it.
     """
 
     tokens: np.ndarray
-    learned: np.ndarray
-    fate: Fate = "whole"
+    loss_mask: np.ndarray
+    outcome: Outcome = "whole"
 
 
 def encode_prompt(row: Row, tokenizer: Tokenizer, template: Template, evaluating: bool = False) -> list[int]:
@@ -44,17 +44,17 @@ def encode(
     template: Template,
     cutoff: int,
     truncation: Truncation = "keep_answer",
-    learn_prompt: bool = False,
+    loss_on_prompt: bool = False,
 ) -> Encoded | None:
     """A training example of at most `cutoff` tokens.
 
     Args:
       truncation: `keep_answer` cuts the beginning of a prompt that is too long; `published` cuts the end of the
         whole, answer first, and such an example gets no end of text.
-      learn_prompt: the prompt is learned too.
+      loss_on_prompt: the prompt counts in the loss too.
 
     Returns:
-      None where nothing of the output would be left to learn.
+      None where nothing of the output would be left to count in the loss.
     """
     prompt = encode_prompt(row, tokenizer, template)
     if template.joint:
@@ -64,11 +64,11 @@ def encode(
     else:
         output = tokenizer.encode(row.output)
     ended = [*output, tokenizer.eos]
-    fate: Fate = "whole"
+    outcome: Outcome = "whole"
     if truncation == "published":
         kept = (prompt + output)[:cutoff]
         if len(kept) < len(prompt) + len(output):
-            fate = "answer cut"
+            outcome = "answer cut"
         tokens = kept if len(kept) == cutoff or kept[-1] == tokenizer.eos else [*kept, tokenizer.eos]
         begin = len(prompt)
     else:
@@ -78,12 +78,12 @@ def encode(
             return None
         if len(prompt) > room:
             rest = room - len(first)
-            prompt, fate = first + prompt[len(prompt) - rest :], "prompt cut"
+            prompt, outcome = first + prompt[len(prompt) - rest :], "prompt cut"
         tokens, begin = prompt + ended, len(prompt)
-    if begin >= len(tokens) and not learn_prompt:
+    if begin >= len(tokens) and not loss_on_prompt:
         return None
-    learned = np.arange(len(tokens)) >= (0 if learn_prompt else begin)
-    return Encoded(np.array(tokens, np.int32), learned, fate)
+    loss_mask = np.arange(len(tokens)) >= (0 if loss_on_prompt else begin)
+    return Encoded(np.array(tokens, np.int32), loss_mask, outcome)
 
 
 @dataclass
@@ -91,27 +91,41 @@ class Report:
     """What the cutoff did to the examples of every task.
 
     Attributes:
-      counts: `{task: {fate: rows}}`.
+      counts: `{task: {outcome: rows}}`.
     """
 
     counts: dict[str, Counter] = field(default_factory=dict)
 
-    def count(self, task: str, fate: Fate) -> None:
-        self.counts.setdefault(task, Counter())[fate] += 1
+    def count(self, task: str, outcome: Outcome) -> None:
+        self.counts.setdefault(task, Counter())[outcome] += 1
 
     @property
     def lossless(self) -> bool:
         return all(set(of) <= {"whole"} for of in self.counts.values())
 
     def table(self) -> str:
-        """Rows by task and fate."""
-        return text_table(("task", *FATES), [(task, *(of[fate] for fate in FATES)) for task, of in self.counts.items()])
+        """Rows by task and outcome."""
+        return text_table(
+            ("task", *OUTCOMES), [(task, *(of[outcome] for outcome in OUTCOMES)) for task, of in self.counts.items()]
+        )
 
 
-def encode_all(rows: Iterable[Row], report: Report, **how: object) -> Iterator[tuple[str, Encoded]]:
-    """`(task, example)` of every row that keeps something to learn; `how` is what `encode` takes."""
+def encode_rows(
+    rows: Iterable[Row],
+    tokenizer: Tokenizer,
+    template: Template,
+    cutoff: int,
+    truncation: Truncation = "keep_answer",
+    loss_on_prompt: bool = False,
+) -> tuple[list[tuple[str, Encoded]], Report]:
+    """`(task, example)` of every row that keeps a token to count in the loss, and what the cutoff did to all rows.
+
+    Arguments as for `encode`.
+    """
+    examples, report = [], Report()
     for row in rows:
-        example = encode(row, **how)
-        report.count(row.task, "dropped" if example is None else example.fate)
+        example = encode(row, tokenizer, template, cutoff, truncation, loss_on_prompt)
+        report.count(row.task, "dropped" if example is None else example.outcome)
         if example is not None:
-            yield row.task, example
+            examples.append((row.task, example))
+    return examples, report

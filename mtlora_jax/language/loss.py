@@ -1,11 +1,10 @@
 """Next-token losses from hidden states, without holding the logits of all positions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from mtlora_jax.language.packing import IGNORE
 
@@ -13,35 +12,36 @@ MAX_LOGITS = 1 << 25
 """Logits that are held at once: 128 MiB in float32."""
 
 
-def token_losses(model: nn.Module, variables: Mapping, hidden: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """Cross-entropy and greedy guess of every position.
+def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+    """Cross-entropy and greedy prediction of every position.
 
     Positions are cut into chunks of at most `MAX_LOGITS` logits, which the backward pass computes again.
 
     Args:
-      model: whose `head` maps `[..., D]` to logits `[..., V]`.
+      head: maps `[..., D]` to logits `[..., V]`.
+      vocab_size: V.
       hidden: `[B, L, D]`.
       targets: `[B, L]`, the token to predict, or IGNORE.
 
     Returns:
-      `nll [B, L]` float32, 0 where the target is IGNORE, and `guess [B, L]`, the likeliest token.
+      `nll [B, L]` float32, 0 where the target is IGNORE, and `prediction [B, L]`, the likeliest token.
     """
     B, L, D = hidden.shape
-    V = model.spec.vocab_size
+    V = vocab_size
     chunks = next(n for n in range(1, B * L + 1) if B * L % n == 0 and B * L // n * V <= max(MAX_LOGITS, V))
 
     def chunk(of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, target = of
-        logits = model.apply(variables, x, method="head")
+        logits = head(x)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(target, 0))
         return jnp.where(target == IGNORE, 0, nll), logits.argmax(-1).astype(jnp.int32)
 
     if chunks == 1:
-        nll, guess = chunk((hidden, targets))
-        return {"nll": nll, "guess": guess}
+        nll, prediction = chunk((hidden, targets))
+        return {"nll": nll, "prediction": prediction}
     cut = hidden.reshape(chunks, -1, D), targets.reshape(chunks, -1)
-    nll, guess = jax.lax.map(jax.checkpoint(chunk), cut)
-    return {"nll": nll.reshape(B, L), "guess": guess.reshape(B, L)}
+    nll, prediction = jax.lax.map(jax.checkpoint(chunk), cut)
+    return {"nll": nll.reshape(B, L), "prediction": prediction.reshape(B, L)}
 
 
 def perplexity_sums(nll: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:

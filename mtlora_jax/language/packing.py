@@ -3,8 +3,8 @@
 A batch holds
 
     tokens [B, L] int32          padded with the tokenizer's pad id
-    targets [B, L] int32         the token to predict next, IGNORE where none is learned
-    attention_mask [B, L] int32  0 for padding; tokens see tokens of their own number (1, 2, ... for packed examples)
+    targets [B, L] int32         the token to predict next, IGNORE where none counts in the loss
+    segment_ids [B, L] int32     1, 2, ... for the examples of a row, 0 for padding; a token sees its own segment's
     task_id [B] or [B, L] int32  whose adapters to use; per token in packed rows
     valid {task: [B] bool}       whether a row holds an example of the task
     id [B] or [B, S] int64       examples, for messages; -1 for none
@@ -13,76 +13,90 @@ The order of examples is a function of (seed, step), packing too: rows are plann
 from lengths alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
 
-from mtlora_jax.input.loader import batch_indices
-from mtlora_jax.input.mixture import Mixture, shares_of
-from mtlora_jax.language.corpus import Corpus
+from mtlora_jax.input.loader import Order, padded_indices, shuffled, without_copies
+from mtlora_jax.input.mixture import MixtureOrder, shares_of
+from mtlora_jax.input.protocols import Batches
+from mtlora_jax.language.corpus import Corpus, Piece
 
 IGNORE = -100
-"""The target of a position at which nothing is learned."""
+"""The target of a position that does not count in the loss."""
 WINDOW = 2048
 """Examples that are packed together. More waste less of a row's end and plan longer."""
-
-Order = Callable[[int, int, int], np.ndarray]
-"""`(seed, step, batch size) -> ` which examples, as in `engine.loader.batch_indices`."""
 
 
 def order_of(corpus: Corpus, temperature: float | None) -> Order:
     """All examples in a new permutation each epoch, or tasks dealt by `size ** (1 / temperature)`."""
     if temperature is None:
-        return partial(batch_indices, length=len(corpus))
-    sizes = corpus.sizes()
-    present = [n for n in sizes if n]
-    return Mixture(tuple(range(n) for n in present), shares_of(present, None, temperature)).batch_indices
+        return partial(shuffled, length=len(corpus))
+    present = tuple(n for n in corpus.sizes() if n)
+    return MixtureOrder(present, shares_of(present, None, temperature))
 
 
 @dataclass(frozen=True, eq=False)
-class Padded:
-    """A row for each example.
+class Padded(Batches):
+    """A row for each example, to train on.
 
     Attributes:
       corpus: the examples.
       buckets: lengths that batches are padded to, rising; the longest example fits the last.
       pad: token id.
-      order: of training examples.
+      order: which examples a batch holds.
+      batch_size: B of the global batch.
     """
 
     corpus: Corpus
     buckets: tuple[int, ...]
     pad: int
     order: Order
+    batch_size: int
 
-    def __len__(self) -> int:
-        return len(self.corpus)
-
-    def __getitem__(self, index: int) -> dict:
-        batch = self.collate(np.array([index]), range(1))
-        return {k: {t: v[0] for t, v in x.items()} if isinstance(x, dict) else x[0] for k, x in batch.items()}
-
-    def batch(self, seed: int, step: int, batch_size: int, rows: range) -> dict:
-        """Rows of the global batch of update `step`."""
-        return self.collate(self.order(seed, step, batch_size), rows)
-
-    def collate(self, indices: np.ndarray, rows: range) -> dict:
-        """Rows of the batch of these examples. All examples together choose the bucket, so that processes agree."""
-        longest = int(self.corpus.lengths[indices].max())
-        length = next(bucket for bucket in self.buckets if bucket >= longest)
-        wanted = indices[rows.start : rows.stop]
-        batch = lay_out(self.corpus, [[int(i)] for i in wanted], length, self.pad)
-        return {**batch, "task_id": self.corpus.task[wanted], "id": wanted.astype(np.int64)}
+    def batch(self, seed: int, step: int, rows: range) -> dict:
+        indices = self.order(seed, step, self.batch_size)
+        return collate(self.corpus, self.buckets, self.pad, indices, rows)
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """Rows of many examples each, for training.
+class PaddedInOrder(Sequence):
+    """A whole corpus once, in its own order, a row for each example; attributes as in `Padded`.
+
+    The last batch is filled up with copies of the last example, which are valid for nothing.
+    """
+
+    corpus: Corpus
+    buckets: tuple[int, ...]
+    pad: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.corpus) // self.batch_size)
+
+    def __getitem__(self, i: int) -> dict:
+        indices = padded_indices(i, self.batch_size, len(self.corpus))
+        batch = collate(self.corpus, self.buckets, self.pad, indices, range(self.batch_size))
+        return without_copies(batch, len(np.unique(indices)))
+
+
+def collate(corpus: Corpus, buckets: Sequence[int], pad: int, indices: np.ndarray, rows: range) -> dict:
+    """Some rows of the batch of these examples. All examples together choose the bucket, so that processes agree."""
+    longest = int(corpus.lengths[indices].max())
+    length = next(bucket for bucket in buckets if bucket >= longest)
+    wanted = indices[rows.start : rows.stop]
+    batch = lay_out(corpus.tasks, [[corpus[int(i)]] for i in wanted], length, pad)
+    return {**batch, "task_id": corpus.task[wanted], "id": wanted.astype(np.int64)}
+
+
+@dataclass(frozen=True, eq=False)
+class Packed(Batches):
+    """Rows of many examples each, to train on.
 
     Attributes:
-      corpus, pad, order: see `Padded`.
+      corpus, pad, order, batch_size: see `Padded`.
       length: L of every row; no example is longer.
     """
 
@@ -90,23 +104,19 @@ class Packed:
     length: int
     pad: int
     order: Order
+    batch_size: int
 
-    def __len__(self) -> int:
-        return len(self.corpus)
+    def batch(self, seed: int, step: int, rows: range) -> dict:
+        wanted = [self.row(seed, step * self.batch_size + row) for row in rows]
+        pieces = [[self.corpus[i] for i in row] for row in wanted]
+        return lay_out(self.corpus.tasks, pieces, self.length, self.pad)
 
-    def batch(self, seed: int, step: int, batch_size: int, rows: range) -> dict:
-        """Rows of the global batch of update `step`."""
-        wanted = [self._row(seed, step * batch_size + row) for row in rows]
-        return lay_out(self.corpus, wanted, self.length, self.pad)
-
-    def _row(self, seed: int, row: int) -> list[int]:
+    def row(self, seed: int, number: int) -> list[int]:
+        """The examples of the run's row of that number."""
         window = 0
-        while row >= len(rows := self._plan(seed, window)):
-            row, window = row - len(rows), window + 1
-        return rows[row]
-
-    def _plan(self, seed: int, window: int) -> list[list[int]]:
-        return _plan(self, seed, window)
+        while number >= len(rows := _plan(self, seed, window)):
+            number, window = number - len(rows), window + 1
+        return rows[number]
 
 
 @lru_cache(maxsize=4096)
@@ -137,30 +147,28 @@ def first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
     return sorted((sorted(row) for row in rows), key=lambda row: row[0])
 
 
-def lay_out(corpus: Corpus, rows: Sequence[Sequence[int]], length: int, pad: int) -> dict:
-    """The arrays of a batch whose rows hold these examples one after the other."""
+def lay_out(tasks: Sequence[str], rows: Sequence[Sequence[Piece]], length: int, pad: int) -> dict:
+    """The arrays of a batch whose rows hold these examples one after the other; `task_id` is per token."""
     shape = len(rows), length
     tokens, targets = np.full(shape, pad, np.int32), np.full(shape, IGNORE, np.int32)
-    segments, task_id = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    segment_ids, task_id = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     ids = np.full((len(rows), max(map(len, rows))), -1, np.int64)
     for b, row in enumerate(rows):
         begin = 0
-        for segment, example in enumerate(row):
-            span = corpus.span(example)
-            there = slice(begin, begin + span.stop - span.start)
-            tokens[b, there] = corpus.tokens[span]
+        for segment, piece in enumerate(row):
+            there = slice(begin, begin + len(piece.tokens))
+            tokens[b, there] = piece.tokens
             # A position predicts the token after it, never one of the next example.
-            learned = np.where(corpus.learned[span], corpus.tokens[span], IGNORE)
-            targets[b, there.start : there.stop - 1] = learned[1:]
-            segments[b, there] = segment + 1
-            task_id[b, there] = corpus.task[example]
-            ids[b, segment] = example
+            targets[b, there.start : there.stop - 1] = np.where(piece.loss_mask, piece.tokens, IGNORE)[1:]
+            segment_ids[b, there] = segment + 1
+            task_id[b, there] = piece.task
+            ids[b, segment] = piece.id
             begin = there.stop
-    valid = {name: ((task_id == t) & (segments > 0)).any(1) for t, name in enumerate(corpus.tasks)}
+    valid = {name: ((task_id == t) & (segment_ids > 0)).any(1) for t, name in enumerate(tasks)}
     return {
         "tokens": tokens,
         "targets": targets,
-        "attention_mask": segments,
+        "segment_ids": segment_ids,
         "task_id": task_id,
         "valid": valid,
         "id": ids,

@@ -8,10 +8,10 @@ class Row:
     """One example.
 
     Attributes:
-      task: its name.
+      task: its task's name.
       instruction: what is asked.
       input: further context, or nothing.
-      output: what is learned.
+      output: what the model is to write.
       answer: what scoring compares a prediction with.
       options: outputs to choose from, where there is a choice.
       prompt: the whole prompt as it stands; no template is applied.

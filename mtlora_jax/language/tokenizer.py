@@ -45,7 +45,7 @@ class HuggingFaceTokenizer:
         try:
             self._inner = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing more special
-            raise UserError(f"{path} is no tokenizer: {error}") from None
+            raise UserError(f"{path} is not a tokenizer: {error}") from None
         # A file may keep the length that its maker cut or filled texts to.
         self._inner.no_truncation()
         self._inner.no_padding()
@@ -80,7 +80,7 @@ class SentencePieceTokenizer:
         try:
             self._inner = SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{path} is no sentencepiece model: {error}") from None
+            raise UserError(f"{path} is not a sentencepiece model: {error}") from None
         self.vocab_size = self._inner.get_piece_size()
         known = {name: getattr(self._inner, f"{name}_id")() for name in ("bos", "eos", "pad", "unk")}
         found = {name: None if number < 0 else number for name, number in known.items()}
@@ -119,7 +119,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         try:
             said = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
         except ValueError as error:
-            raise UserError(f"{settings} is no JSON: {error}") from None
+            raise UserError(f"{settings} is not JSON: {error}") from None
         told |= {name: value for name, value in said.items() if value is not None}
     kind = SentencePieceTokenizer if file.suffix == ".model" else HuggingFaceTokenizer
     return kind(file, told)

@@ -44,7 +44,7 @@ def batch(config: VisionConfig, size: int = 8, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     side = config.backbone.image_size
     labels = {}
-    for name, task in config.task_objects().items():
+    for name, task in config.make_tasks().items():
         shape = (size, side, side, *task.label_shape)
         if task.label_shape:
             label = rng.normal(size=shape)

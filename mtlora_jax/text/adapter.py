@@ -12,20 +12,22 @@ Method = Literal["mtl_lora", "lora", "dora", "multilora", "moelora", "hydralora"
 
 @dataclass(frozen=True)
 class Adapter:
-    """One method, at every site that a regex finds. A method passes over options that it does not have.
+    """One method, at every site that a regex finds. A method ignores options that it does not have.
+
+    A subclass in a recipe of your own, whose `spec` gives a method of your own, is found again by every command.
 
     Attributes:
-      method: its name.
-      rank: R; of MoELoRA the rank of all experts together.
+      method: the method's name.
+      rank: R; in MoELoRA the rank of all experts together.
       alpha: the update is scaled by `alpha / rank`.
       rank_stabilised: scale by `alpha / sqrt(rank)` instead.
-      dropout: of the update's input while training.
+      dropout: probability of dropping an entry of the update's input while training.
       sites: regexes of the projections that are adapted: `self_attn/q_proj`, ..., `mlp/down_proj`.
       up_projections: MTL-LoRA's up-projections, MultiLoRA's parallel updates, HydraLoRA's heads.
-      temperature: of MTL-LoRA's mixture.
+      temperature: MTL-LoRA's, which divides the mixing logits.
       diagonal: MTL-LoRA's task transforms are diagonal.
-      experts, embedding: of MoELoRA, and the width of its task embeddings.
-      exact: DoRA's norm is differentiated.
+      experts, embedding: MoELoRA's experts, and the width of its task embeddings.
+      dora_simple: DoRA's norm counts as a constant in the backward pass; else it is differentiated.
     """
 
     method: Method = "mtl_lora"
@@ -39,7 +41,7 @@ class Adapter:
     diagonal: bool = False
     experts: int = 8
     embedding: int = 64
-    exact: bool = False
+    dora_simple: bool = True
 
     @property
     def scale(self) -> float:
@@ -59,7 +61,7 @@ SPECS: dict[str, Callable[[Adapter, tuple[str, ...]], Spec]] = {
         tasks, a.rank, a.scale, a.up_projections, a.temperature, a.diagonal, a.dropout
     ),
     "lora": lambda a, tasks: LoRA(a.rank, a.scale, a.dropout),
-    "dora": lambda a, tasks: DoRA(a.rank, a.scale, simple=not a.exact, dropout=a.dropout),
+    "dora": lambda a, tasks: DoRA(a.rank, a.scale, simple=a.dora_simple, dropout=a.dropout),
     "multilora": lambda a, tasks: MultiLoRA(a.rank, a.scale, a.up_projections, a.dropout),
     "moelora": lambda a, tasks: MoELoRA(tasks, a.rank, a.experts, a.embedding, a.scale, a.dropout),
     "hydralora": lambda a, tasks: HydraLoRA(a.rank, a.up_projections, a.scale, a.dropout),

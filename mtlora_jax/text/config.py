@@ -8,70 +8,17 @@ from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.text.datasets.commonsense import CommonsenseData
+from mtlora_jax.text.datasets.data import Data
+from mtlora_jax.text.datasets.files import FileData
+from mtlora_jax.text.datasets.glue import GlueData
+from mtlora_jax.text.datasets.microworld import MicroworldData
 from mtlora_jax.text.llama import Llama, LlamaSpec
 from mtlora_jax.text.tasks import TASKS
+from mtlora_jax.text.tasks.metrics import METRICS
 from mtlora_jax.text.tasks.task import Task
 
-
-@dataclass(frozen=True)
-class MicroworldData:
-    """The embedded data set: eight tasks about a made-up world.
-
-    Attributes:
-      train_length, val_length: rows of each task.
-      world: seed of the world's facts; the embedded model knows world 0.
-    """
-
-    train_length: int = 4096
-    val_length: int = 128
-    world: int = 0
-
-
-@dataclass(frozen=True)
-class CommonsenseData:
-    """The eight commonsense sets as LLM-Adapters lays them out; see `text.data.commonsense` for the files.
-
-    Attributes:
-      root: the folder that holds a folder for each set.
-      train: the training file, `commonsense_170k_taskid.json` or the like; empty trains on each set's own file.
-      val_length: rows of each test set that evaluation during training sees; 0 for all.
-    """
-
-    root: str = ""
-    train: str = ""
-    val_length: int = 64
-
-
-@dataclass(frozen=True)
-class GlueData:
-    """GLUE cast to text; see `text.data.glue` for the files.
-
-    Attributes:
-      root: a folder of json files, or TensorFlow Datasets' data directory.
-      val_length: rows of each validation set that evaluation during training sees; 0 for all.
-    """
-
-    root: str = ""
-    val_length: int = 64
-
-
-@dataclass(frozen=True)
-class FileData:
-    """Files of your own, JSON or JSON lines; see `text.data.read` for the forms of a row.
-
-    Attributes:
-      train, val: paths; rows say which task they are of.
-      per_set: `{task: file}`, whose instructions tell the task of rows that name none.
-      ambiguous: what becomes of a row whose task cannot be told.
-    """
-
-    train: str = ""
-    val: str = ""
-    per_set: Mapping[str, str] = field(default_factory=dict)
-    ambiguous: Literal["error", "drop"] = "error"
-
-
-Data = MicroworldData | CommonsenseData | GlueData | FileData
+__all__ = ["CommonsenseData", "Data", "FileData", "GlueData", "MicroworldData", "TaskConfig", "TextConfig"]
 
 
 @dataclass(frozen=True)
@@ -79,14 +26,15 @@ class TaskConfig:
     """One task of a run.
 
     Attributes:
-      weight: of its tokens in the loss.
+      weight: weight of its tokens in the loss.
       answers: what a task of your own is answered with; the last is the positive one. None: a number.
-      metrics: its figures, the first stands for it; empty takes the task's own.
+      metrics: its metrics, names in `text.tasks.metrics.METRICS`, the first of which stands for it; empty takes the
+        task's own.
     """
 
     weight: float = 1.0
     answers: tuple[str, ...] = ()
-    metrics: tuple[Literal["accuracy", "f1", "matthews", "pearson", "spearman"], ...] = ()
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +52,7 @@ class TextConfig(Config):
       template: how a row becomes a prompt, one of `text.templates.TEMPLATES`.
       cutoff: tokens of an example, at most.
       truncation: what an example that is too long loses; see `text.encode`.
-      learn_prompt: prompts are learned too, not outputs alone.
+      loss_on_prompt: prompts count in the loss too, not outputs alone.
       buckets: lengths that batches are padded to; empty pads to the cutoff.
       pack: L of rows that hold many examples; 0 gives each example a row.
       temperature: tasks are drawn by `size ** (1 / temperature)`; None goes through all examples.
@@ -122,7 +70,7 @@ class TextConfig(Config):
     template: str = "default"
     cutoff: int = 256
     truncation: Literal["keep_answer", "published"] = "keep_answer"
-    learn_prompt: bool = False
+    loss_on_prompt: bool = False
     buckets: tuple[int, ...] = ()
     pack: int = 0
     temperature: float | None = None
@@ -135,7 +83,7 @@ class TextConfig(Config):
         super().validate()
         if not self.tasks:
             raise UserError(f"tasks is empty: choose from {', '.join(TASKS)}")
-        self.task_objects()
+        self.make_tasks()
         if self.template not in TEMPLATES:
             raise UserError(f"template must be one of {', '.join(TEMPLATES)}, not {self.template!r}")
         if self.cutoff < 2:
@@ -158,7 +106,7 @@ class TextConfig(Config):
         if self.init_from is None and (problem := self.model.problems()):
             raise UserError(f"model: {problem}")
 
-    def task_objects(self) -> dict[str, Task]:
+    def make_tasks(self) -> dict[str, Task]:
         """The tasks themselves. Raises UserError for one that is not known and says neither answers nor metrics."""
         found = {}
         for name, task in self.tasks.items():
@@ -168,5 +116,7 @@ class TextConfig(Config):
                 raise UserError(
                     f"tasks.{name} is not known ({known}): say its answers, or its metrics if it is a number"
                 )
+            if unknown := [metric for metric in task.metrics if metric not in METRICS]:
+                raise UserError(f"tasks.{name}.metrics: there is no {unknown[0]}, only {', '.join(METRICS)}")
             found[name] = replace(TASKS.get(name) or Task(name, ()), **own)
         return found

@@ -11,9 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from mtlora_jax.adapters import Dense, Spec
-from mtlora_jax.language.attention import attend, causal_mask
+from mtlora_jax.language.attention import attend, causal_mask, positions_of
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
@@ -28,8 +29,27 @@ REMAT: Mapping[str, Any] = {
 """What a layer keeps for the backward pass: only its input, or the products with weights too."""
 
 
-TRAIN = 7
-"""Which argument of a layer says whether it trains; the layer itself is number 0."""
+@struct.dataclass
+class Context:
+    """What every layer reads beside its input.
+
+    Attributes:
+      positions: `[B, L]`.
+      mask: `[B, L, M]` bool, query by key.
+      frequencies: `[H / 2]`, rotary radians a position.
+      task_id: `[B]` or `[B, L]`, or None.
+      train: whether adapter dropout draws from the `dropout` rng stream.
+    """
+
+    positions: jax.Array
+    mask: jax.Array
+    frequencies: jax.Array
+    task_id: jax.Array | None
+    train: bool = struct.field(pytree_node=False)
+
+
+Cache = tuple[jax.Array, jax.Array, jax.Array]
+"""Keys and values `[layers, B, M, G, H]`, and how many of the M positions of each layer are filled."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +65,7 @@ class LlamaSpec:
       head_dim: H; 0 takes `hidden / heads`.
       rope_theta: base of the rotary frequencies.
       rope_scaling: their change for long texts.
-      rms_eps: of the norms.
+      rms_eps: what the norms add before they divide.
       tied: the head is the embedding.
       qkv_bias, o_bias, mlp_bias: which projections have biases.
       max_positions: longest text of pretraining.
@@ -122,34 +142,39 @@ class Attention(Sites):
     """Grouped-query attention with rotary positions."""
 
     @nn.compact
-    def __call__(self, x, positions, mask, frequencies, task_id, cache, train):
+    def __call__(self, x: jax.Array, cache: Cache | None, context: Context) -> tuple[jax.Array, Cache | None]:
         """`[B, L, D]` to the same, and the layer's new cache."""
         s, H = self.spec, self.spec.head_width
 
         def heads(site: str, count: int) -> jax.Array:
-            y = self.project(f"self_attn/{site}_proj", count * H, s.qkv_bias)(x, task_id=task_id, train=train)
+            y = self.project(f"self_attn/{site}_proj", count * H, s.qkv_bias)(
+                x, task_id=context.task_id, train=context.train
+            )
             return y.reshape(*y.shape[:2], count, H)
 
         q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)
-        q, k = rotate(q, positions, frequencies), rotate(k, positions, frequencies)
+        q, k = (rotate(y, context.positions, context.frequencies) for y in (q, k))
         if cache is not None:
             keys, values, filled = cache
             k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), (0, filled, 0, 0))
             v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), (0, filled, 0, 0))
             cache = k, v, filled + x.shape[1]
-        y = attend(q, k, v, mask).reshape(*x.shape[:2], -1)
-        return self.project("self_attn/o_proj", s.hidden, s.o_bias)(y, task_id=task_id, train=train), cache
+        y = attend(q, k, v, context.mask).reshape(*x.shape[:2], -1)
+        out = self.project("self_attn/o_proj", s.hidden, s.o_bias)
+        return out(y, task_id=context.task_id, train=context.train), cache
 
 
 class MLP(Sites):
     """`down(silu(gate(x)) * up(x))`."""
 
     @nn.compact
-    def __call__(self, x, task_id, train):
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """`[B, L, D]` to the same."""
         s = self.spec
 
-        def project(name: str, features: int, of: jax.Array) -> jax.Array:
-            return self.project(f"mlp/{name}_proj", features, s.mlp_bias)(of, task_id=task_id, train=train)
+        def project(name: str, features: int, y: jax.Array) -> jax.Array:
+            layer = self.project(f"mlp/{name}_proj", features, s.mlp_bias)
+            return layer(y, task_id=context.task_id, train=context.train)
 
         return project("down", s.hidden, nn.silu(project("gate", s.intermediate, x)) * project("up", s.intermediate, x))
 
@@ -162,12 +187,12 @@ class Layer(nn.Module):
     dtype: jnp.dtype | None
 
     @nn.compact
-    def __call__(self, x, cache, positions, mask, frequencies, task_id, train):
-        s, of = self.spec, (self.spec, self.adapters, self.dtype)
+    def __call__(self, x: jax.Array, cache: Cache | None, context: Context) -> tuple[jax.Array, Cache | None]:
+        s, fields = self.spec, (self.spec, self.adapters, self.dtype)
         normed = RMSNorm(s.rms_eps, name="input_layernorm")(x)
-        y, cache = Attention(*of, name="self_attn")(normed, positions, mask, frequencies, task_id, cache, train)
+        y, cache = Attention(*fields, name="self_attn")(normed, cache, context)
         x = x + y
-        y = MLP(*of, name="mlp")(RMSNorm(s.rms_eps, name="post_attention_layernorm")(x), task_id, train)
+        y = MLP(*fields, name="mlp")(RMSNorm(s.rms_eps, name="post_attention_layernorm")(x), context)
         return x + y, cache
 
 
@@ -189,7 +214,7 @@ class Llama(nn.Module):
       spec: its shape.
       adapters: (regex, spec) rows, searched over `SITES`; the first that is found gives a projection its adapter.
       dtype: compute dtype; None computes in float32. Norms, softmax and logits are float32 in any case.
-      remat: what the backward pass computes again: nothing (`none`), or what `REMAT` says.
+      remat: what the backward pass computes again: nothing (`none`), or as `REMAT` says.
     """
 
     spec: LlamaSpec
@@ -220,37 +245,47 @@ class Llama(nn.Module):
             return nn.vmap(Layer, axes, rngs, in_axes=None, out_axes=0, axis_size=self.spec.layers)
         layer = Layer
         if self.remat != "none":
-            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=False, static_argnums=(TRAIN,))
-        return nn.scan(layer, axes, split_rngs=rngs, in_axes=(0, *[nn.broadcast] * 5), length=self.spec.layers)
+            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=False)
+        return nn.scan(layer, axes, split_rngs=rngs, in_axes=(0, nn.broadcast), length=self.spec.layers)
 
-    def __call__(self, tokens, *, attention_mask=None, task_id=None, train: bool = False) -> jax.Array:
+    def __call__(
+        self, tokens, *, attention_mask=None, segment_ids=None, task_id=None, train: bool = False
+    ) -> jax.Array:
         """Logits of the next token.
 
         Args:
           tokens: `[B, L]` ids.
-          attention_mask: `[B, L]`, 0 for padding, on either side. A token sees itself and earlier tokens of its own
-            number: ones for plain texts, 1, 2, 3, ... for texts packed into a row. None: no padding.
+          attention_mask: `[B, L]`, 0 for padding, on either side, and 1 elsewhere. None: no padding.
+          segment_ids: `[B, L]`, in the place of the mask: 0 for padding, 1, 2, 3, ... for texts packed into a row. A
+            token sees itself and earlier tokens of its own segment.
           task_id: `[B]`, or `[B, L]`, for adapters that know tasks.
           train: whether adapter dropout draws from the `dropout` rng stream.
 
         Returns:
           `[B, L, V]` float32.
         """
-        return self.head(self.hidden(tokens, attention_mask=attention_mask, task_id=task_id, train=train))
+        segment_ids = attention_mask if segment_ids is None else segment_ids
+        return self.head(self.hidden(tokens, segment_ids=segment_ids, task_id=task_id, train=train))
 
-    def hidden(self, tokens, *, attention_mask=None, task_id=None, train: bool = False) -> jax.Array:
+    def hidden(self, tokens, *, segment_ids=None, task_id=None, train: bool = False) -> jax.Array:
         """The normed states before the head, `[B, L, D]`; arguments as for a call."""
         tokens = jnp.asarray(tokens)
-        segments = jnp.ones(tokens.shape, jnp.int32) if attention_mask is None else jnp.asarray(attention_mask)
-        return self._run(tokens, positions_of(segments), causal_mask(segments), None, task_id, train)[0]
+        segment_ids = jnp.ones(tokens.shape, jnp.int32) if segment_ids is None else jnp.asarray(segment_ids)
+        return self._run(tokens, positions_of(segment_ids), causal_mask(segment_ids), None, task_id, train)[0]
+
+    def empty_cache(self, batch: int, length: int) -> Cache:
+        """A cache of `length` positions for decoding; see `language.decode`."""
+        s = self.spec
+        empty = jnp.zeros((s.layers, batch, length, s.kv_heads, s.head_width), self.dtype or jnp.float32)
+        return empty, empty, jnp.zeros(s.layers, jnp.int32)
 
     def extend(self, tokens, positions, mask, cache, *, task_id=None) -> tuple[jax.Array, Any]:
         """The states of new tokens that also see cached ones, and the cache with them.
 
         Args:
           tokens, positions: `[B, L]`.
-          mask: `[B, L, M]` bool over the cache's M places.
-          cache: see `decode.empty_cache`.
+          mask: `[B, L, M]` bool over the cache's M positions.
+          cache: see `empty_cache`.
         """
         return self._run(tokens, positions, mask, cache, task_id, False)
 
@@ -258,7 +293,7 @@ class Llama(nn.Module):
         s = self.spec
         x = jnp.take(self.embed_tokens.embedding, tokens, axis=0).astype(self.dtype or jnp.float32)
         frequencies = inverse_frequencies(s.head_width, s.rope_theta, s.rope_scaling, mask.shape[2])
-        x, cache = self.layers(x, cache, positions, mask, frequencies, task_id, train)
+        x, cache = self.layers(x, cache, Context(positions, mask, jnp.asarray(frequencies), task_id, train))
         return self.norm(x[0] if self.is_initializing() else x), cache
 
     def head(self, x: jax.Array) -> jax.Array:
@@ -266,15 +301,6 @@ class Llama(nn.Module):
         if not self.spec.tied:
             return self.lm_head(x)
         return jnp.matmul(x, self.embed_tokens.embedding.T.astype(x.dtype), preferred_element_type=jnp.float32)
-
-
-def positions_of(segments: jax.Array) -> jax.Array:
-    """`[B, L]`, each token's place among its segment's, from 0; padding counts for nothing."""
-    length = segments.shape[1]
-    order = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], segments.shape)
-    starts = (segments > 0) & (segments != jnp.pad(segments, ((0, 0), (1, 0)))[:, :-1])
-    first = jax.lax.cummax(jnp.where(starts, order, 0), axis=1)
-    return jnp.where(segments > 0, order - first, 0)
 
 
 def init(model: Llama, seed: int) -> dict:

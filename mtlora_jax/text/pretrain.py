@@ -16,12 +16,15 @@ import numpy as np
 from mtlora_jax.config import Config
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
+from mtlora_jax.input.loader import InOrder, batches_of
+from mtlora_jax.input.protocols import Examples
 from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.language.packing import IGNORE
 from mtlora_jax.language.tokenizer import Tokenizer, load_tokenizer
 from mtlora_jax.text.datasets.microworld import World, plain_text
 from mtlora_jax.text.llama import Llama, LlamaSpec, init
-from mtlora_jax.text.llama_weights import asset, save_llama
+from mtlora_jax.text.llama_weights import save_llama
+from mtlora_jax.weights.hub import shipped
 
 TASK = "text"
 """The one objective."""
@@ -55,7 +58,7 @@ class TextPretrainConfig(Config):
 
 
 @dataclass(frozen=True)
-class Documents:
+class Documents(Examples):
     """Rows of whole documents one after the other, the last cut off, each row a function of its number."""
 
     world: World
@@ -81,7 +84,7 @@ class Documents:
         return {
             "tokens": tokens[: self.length],
             "targets": np.where(inside, tokens[1:], IGNORE)[: self.length].astype(np.int32),
-            "attention_mask": segments[: self.length],
+            "segment_ids": segments[: self.length],
             "valid": {TASK: np.bool_(True)},
             "id": np.int64(index),
         }
@@ -89,29 +92,30 @@ class Documents:
 
 def make_workload(config: TextPretrainConfig) -> Workload:
     model = Llama(config.model, dtype=jnp.dtype(config.dtype))
-    tokenizer = load_tokenizer(asset("microworld"))
+    tokenizer = load_tokenizer(shipped("microworld"))
     world = World(config.world)
 
     def abstract_batch(batch_size: int) -> dict:
         tokens = jax.ShapeDtypeStruct((batch_size, config.length), np.int32)
         valid = jax.ShapeDtypeStruct((batch_size,), np.bool_)
-        return {"tokens": tokens, "targets": tokens, "attention_mask": tokens, "valid": {TASK: valid}}
+        return {"tokens": tokens, "targets": tokens, "segment_ids": tokens, "valid": {TASK: valid}}
 
-    def source(split: str) -> Documents:
+    def opened(split: str) -> Documents:
         rows, first = (config.train_length, 0) if split == "train" else (config.val_length, HELD_OUT)
         return Documents(world, tokenizer, rows, config.length, config.seed, first)
 
     def forward(variables: Mapping, batch: Mapping, key: jax.Array | None):
-        hidden = model.apply(variables, batch["tokens"], attention_mask=batch["attention_mask"], method="hidden")
-        return token_losses(model, variables, hidden, batch["targets"]), {}
+        hidden = model.apply(variables, batch["tokens"], segment_ids=batch["segment_ids"], method="hidden")
+        head = partial(model.apply, variables, method="head")
+        return token_losses(head, model.spec.vocab_size, hidden, batch["targets"]), {}
 
     def counted(batch: Mapping) -> jax.Array:
         return (batch["targets"] != IGNORE) & batch["valid"][TASK][:, None]
 
     def measure(outputs: Mapping, batch: Mapping) -> dict:
-        learned = batch["targets"] != IGNORE
-        right = (outputs["guess"] == batch["targets"]) & learned
-        return {TASK: {"right": right.sum(1), "tokens": learned.sum(1)}}
+        loss_mask = batch["targets"] != IGNORE
+        right = (outputs["prediction"] == batch["targets"]) & loss_mask
+        return {TASK: {"right": right.sum(1), "tokens": loss_mask.sum(1)}}
 
     return Workload(
         objectives={
@@ -130,17 +134,16 @@ def make_workload(config: TextPretrainConfig) -> Workload:
         sums=lambda outputs, batch: {TASK: perplexity_sums(outputs["nll"], counted(batch))},
         measure=measure,
         table=((r"^params/.*/(scale|bias)$", "no_decay"), (r"^params/", "decay")),
-        owners=(),
-        source=source,
-        constant=constant,
-        pictures=lambda outputs, batch: {},
+        train_batches=lambda batch_size: batches_of(opened("train"), batch_size),
+        held_out=lambda batch_size: InOrder(opened("val"), batch_size),
+        constant=lambda: constant(opened("train"), opened("val")),
         artifacts=partial(artifacts, config.model),
     )
 
 
-def constant(source: Documents, held_out: Documents) -> dict[str, dict[str, float]]:
+def constant(train: Documents, held_out: Documents) -> dict[str, dict[str, float]]:
     """Always the most frequent token."""
-    seen = np.concatenate([source[i]["targets"] for i in range(len(held_out))])
+    seen = np.concatenate([train[i]["targets"] for i in range(len(held_out))])
     most = np.bincount(seen[seen != IGNORE]).argmax()
     targets = np.concatenate([held_out[i]["targets"] for i in range(len(held_out))])
     return {TASK: {"accuracy": float((targets[targets != IGNORE] == most).mean())}}

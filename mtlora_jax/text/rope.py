@@ -15,7 +15,7 @@ class RopeScaling:
     Attributes:
       kind: `linear` divides all; `dynamic` raises the base once a text outgrows `original`; `llama3` divides the slow
         ones, keeps the fast ones and blends in between.
-      factor: by how much.
+      factor: how much longer texts may be.
       low, high: `llama3`'s bounds, as parts of `original`.
       original: positions in pretraining.
     """
@@ -31,7 +31,7 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     """Radians a position, `[head_dim / 2]` float32: `theta ** (-2 i / head_dim)`, scaled.
 
     Args:
-      length: of the text, which `dynamic` scaling goes by.
+      length: the text's, which `dynamic` scaling goes by.
     """
     exponent = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
     if scaling is not None and scaling.kind == "dynamic" and length > scaling.original:

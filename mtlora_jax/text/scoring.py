@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,117 +12,137 @@ from tqdm import tqdm
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_text
-from mtlora_jax.language.corpus import corpus
+from mtlora_jax.language.corpus import Piece
 from mtlora_jax.language.decode import greedy, pad_left
-from mtlora_jax.language.encode import Encoded, encode_prompt
-from mtlora_jax.language.packing import IGNORE, lay_out
+from mtlora_jax.language.encode import encode_prompt
+from mtlora_jax.language.packing import lay_out
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.datasets.sources import rows_of, tokenizer_of
+from mtlora_jax.text.examples import tokenizer_of
 from mtlora_jax.text.llama import Llama
-from mtlora_jax.text.tasks.task import response
+from mtlora_jax.text.tasks.task import Task, response
 
-NEW_TOKENS = 32
+MAX_NEW_TOKENS = 32
 """Longest answer that is decoded, as published."""
+BUCKET = 32
+"""Batches are padded to a multiple of this many tokens."""
 
-Figures = dict[str, dict[str, float]]
+Metrics = dict[str, dict[str, float]]
 
 
-def protocols(config: TextConfig, model: Llama, forward: Callable) -> Mapping[str, Callable[..., Figures]]:
-    """`generate` and `options`, each `(variables, folder for predictions or None) -> figures`."""
+def protocols(config: TextConfig, model: Llama, forward: Callable) -> Mapping[str, Callable[..., Metrics]]:
+    """`generate` and `options`, each `(variables, folder for predictions or None) -> metrics`."""
     return {
         "generate": partial(by_generation, config, model),
         "options": partial(by_likelihood, config, forward),
     }
 
 
-def by_generation(config: TextConfig, model: Llama, variables: Mapping, folder: Path | None) -> Figures:
+def by_generation(config: TextConfig, model: Llama, variables: Mapping, folder: Path | None) -> Metrics:
     """Decodes an answer to every held-out row and scores it twice: strictly, and as the reference does (`_reference`).
 
     Raises:
       UserError: a held-out set is missing or broken.
     """
-    tokenizer, tasks, rows = tokenizer_of(config), config.task_objects(), rows_of(config, "val")
+    tokenizer, tasks, rows = tokenizer_of(config), config.make_tasks(), config.data.open("val", tuple(config.tasks))
     ids, template = {task: i for i, task in enumerate(tasks)}, TEMPLATES[config.template]
     prompts = [encode_prompt(row, tokenizer, template, evaluating=True) for row in rows]
     written = [""] * len(rows)
-    for batch in _batches(np.array(list(map(len, prompts))), _size(config), "decoding"):
+    for batch in _batches([len(prompt) for prompt in prompts], _size(config), "decoding"):
         # The last batch repeats a row, so that every batch of a length has one shape.
         full = np.resize(batch, _size(config))
         tokens, mask = pad_left([prompts[i] for i in full], tokenizer.pad)
         task_id = np.array([ids[rows[i].task] for i in full], np.int32)
-        out = greedy(model, variables, tokens, mask, task_id, new=NEW_TOKENS, eos=tokenizer.eos)
+        out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=MAX_NEW_TOKENS, eos=tokenizer.eos)
         for i, answer in zip(batch, np.asarray(out), strict=False):
             written[i] = tokenizer.decode(answer.tolist())
     strict = [tasks[row.task].extract(response(text)) for row, text in zip(rows, written, strict=True)]
     loose = [tasks[row.task].extract(response(text), "reference") for row, text in zip(rows, written, strict=True)]
-    figures = {}
+    metrics = _metrics(tasks, rows, strict)
     for name, task in tasks.items():
         own = [i for i, row in enumerate(rows) if row.task == name]
-        truth = [rows[i].answer for i in own]
-        figures[name] = task.figures([strict[i] for i in own], truth)
         scored = [task.right(loose[i], rows[i].answer, "reference") for i in own]
-        figures[name]["accuracy_reference"] = float(np.mean(scored))
+        metrics[name]["accuracy_reference"] = float(np.mean(scored))
     _write(folder, rows, written=written, strict=strict, reference=loose)
-    return figures
+    return metrics
 
 
-def by_likelihood(config: TextConfig, forward: Callable, variables: Mapping, folder: Path | None) -> Figures:
+class Candidate(NamedTuple):
+    """One option of one row: which row, the option's text, and the prompt with it as tokens."""
+
+    row: int
+    option: str
+    piece: Piece
+
+
+def by_likelihood(config: TextConfig, forward: Callable, variables: Mapping, folder: Path | None) -> Metrics:
     """Takes the option whose tokens are likeliest together; rows without options score nothing.
 
     Raises:
       UserError: a held-out set is missing or broken, or none of its rows has options.
     """
-    tokenizer, tasks, rows = tokenizer_of(config), config.task_objects(), rows_of(config, "val")
-    rows = [row for row in rows if row.options]
+    tasks = config.make_tasks()
+    rows = [row for row in config.data.open("val", tuple(tasks)) if row.options]
     if not rows:
         raise UserError("no held-out row has options to choose from: use --protocol generate")
-    template, of, candidates = TEMPLATES[config.template], [], []
+    candidates = _candidates(config, rows)
+    likelihoods = _likelihoods(config, forward, variables, [candidate.piece for candidate in candidates])
+    best: dict[int, tuple[float, str]] = {}
+    for candidate, likelihood in zip(candidates, likelihoods, strict=True):
+        if candidate.row not in best or likelihood > best[candidate.row][0]:
+            best[candidate.row] = likelihood, candidate.option
+    chosen = [best[i][1] for i in range(len(rows))]
+    predicted = [tasks[row.task].extract(option) for row, option in zip(rows, chosen, strict=True)]
+    _write(folder, rows, chosen=chosen, strict=predicted)
+    return _metrics(tasks, rows, predicted)
+
+
+def _candidates(config: TextConfig, rows: Sequence[Row]) -> list[Candidate]:
+    """Every option of every row, as the tokens that would follow its prompt."""
+    tokenizer, template, names = tokenizer_of(config), TEMPLATES[config.template], list(config.tasks)
+    found = []
     for number, row in enumerate(rows):
         prompt = encode_prompt(row, tokenizer, template, evaluating=True)
         for option in row.options:
             tokens = np.array([*prompt, *tokenizer.encode(option), tokenizer.eos], np.int32)
-            candidates.append((row.task, Encoded(tokens, np.arange(len(tokens)) >= len(prompt))))
-            of.append(number)
-    grouped = corpus(tuple(tasks), candidates)
-    # The corpus groups by task; the k-th candidate of a task is still its k-th.
-    order = np.argsort([list(tasks).index(task) for task, _ in candidates], kind="stable")
-    likelihood = np.zeros(len(candidates))
-    run = jax.jit(lambda variables, batch: forward(variables, batch, None)[0]["nll"].sum(1))
-    for batch in _batches(grouped.lengths, _size(config), "scoring options"):
-        full = np.resize(batch, _size(config))
-        length = -(-int(grouped.lengths[full].max()) // 32) * 32
-        arrays = lay_out(grouped, [[int(i)] for i in full], length, tokenizer.pad)
-        assert (arrays["targets"] != IGNORE).any(1).all()
-        arrays = {**arrays, "task_id": grouped.task[full]}
-        arrays = {name: arrays[name] for name in ("tokens", "targets", "attention_mask", "task_id")}
-        likelihood[order[batch]] = -np.asarray(run(variables, arrays))[: len(batch)]
-    chosen: dict[int, tuple[float, str]] = {}
-    place: dict[int, int] = {}
-    for k, number in enumerate(of):
-        option = rows[number].options[place.setdefault(number, 0)]
-        place[number] += 1
-        if number not in chosen or likelihood[k] > chosen[number][0]:
-            chosen[number] = likelihood[k], option
-    picked = [chosen[number][1] for number in range(len(rows))]
-    predicted = [tasks[row.task].extract(option) for row, option in zip(rows, picked, strict=True)]
-    figures = {}
+            loss_mask = np.arange(len(tokens)) >= len(prompt)
+            found.append(Candidate(number, option, Piece(tokens, loss_mask, names.index(row.task), number)))
+    return found
+
+
+def _likelihoods(config: TextConfig, forward: Callable, variables: Mapping, pieces: Sequence[Piece]) -> np.ndarray:
+    """The log-likelihood of every piece's tokens that its loss mask counts, summed."""
+    pad, found = tokenizer_of(config).pad, np.zeros(len(pieces))
+    negative = jax.jit(lambda variables, batch: forward(variables, batch, None)[0]["nll"].sum(1))
+    for batch in _batches([len(piece.tokens) for piece in pieces], _size(config), "scoring options"):
+        # The last batch repeats candidates, so that every batch of a length has one shape.
+        full = [pieces[i] for i in np.resize(batch, _size(config))]
+        length = -(-max(len(piece.tokens) for piece in full) // BUCKET) * BUCKET
+        arrays = lay_out(tuple(config.tasks), [[piece] for piece in full], length, pad)
+        inputs = {name: arrays[name] for name in ("tokens", "targets", "segment_ids")}
+        inputs["task_id"] = np.array([piece.task for piece in full], np.int32)
+        found[batch] = -np.asarray(negative(variables, inputs))[: len(batch)]
+    return found
+
+
+def _metrics(tasks: Mapping[str, Task], rows: Sequence[Row], predicted: Sequence[str]) -> Metrics:
+    """Every task's metrics, of tasks that have rows."""
+    found = {}
     for name, task in tasks.items():
         own = [i for i, row in enumerate(rows) if row.task == name]
         if own:
-            figures[name] = task.figures([predicted[i] for i in own], [rows[i].answer for i in own])
-    _write(folder, rows, chosen=picked, strict=predicted)
-    return figures
+            found[name] = task.metrics_of([predicted[i] for i in own], [rows[i].answer for i in own])
+    return found
 
 
 def _size(config: TextConfig) -> int:
     return config.train.eval_batch_size or config.train.batch_size
 
 
-def _batches(lengths: np.ndarray, size: int, what: str) -> Iterator[np.ndarray]:
+def _batches(lengths: Sequence[int], size: int, what: str) -> Iterator[np.ndarray]:
     """Indices in batches of about equal lengths."""
-    order = np.argsort(lengths, kind="stable")
+    order = np.argsort(np.array(lengths), kind="stable")
     starts = range(0, len(order), size)
     yield from tqdm((order[i : i + size] for i in starts), what, total=len(starts), unit="batch", disable=None)
 

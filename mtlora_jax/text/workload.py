@@ -3,42 +3,54 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtlora_jax import schema
+from mtlora_jax.adapters import Spec, method_of
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.workload import Objective, Workload
+from mtlora_jax.language.corpus import Corpus
 from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
-from mtlora_jax.language.packing import IGNORE, Padded
+from mtlora_jax.language.packing import IGNORE
+from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.datasets.sources import open_source
-from mtlora_jax.text.llama import Llama, LlamaSpec, init
-from mtlora_jax.text.llama_weights import folder_of, read_llama, read_spec
+from mtlora_jax.text.examples import held_out, open_corpus, train_batches
+from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
+from mtlora_jax.text.llama_weights import open_llama, read_spec
 from mtlora_jax.text.scoring import protocols
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import safetensors
+from mtlora_jax.weights.hub import locate_folder
 
-AXES = (
-    (r"embed_tokens/embedding$", ("vocab", "embed")),
-    (r"lm_head/kernel$", ("embed", "vocab")),
-    (r"/(q|k|v|gate|up)_proj/kernel$", ("embed", "heads")),
-    (r"/(q|k|v|gate|up)_proj/(bias|magnitude|scaling)$", ("heads",)),
-    (r"/(o|down)_proj/kernel$", ("heads", "embed")),
-    (r"/(q|k|v|gate|up)_proj/(A|route)$", ("embed", None)),
-    (r"/(q|k|v|gate|up)_proj/B$", (None, "heads")),
-    (r"/(o|down)_proj/(A|route)$", ("heads", None)),
-    (r"/(o|down)_proj/(B|magnitude|scaling)$", (None, "embed")),
-)
-"""Logical axes of kernels and of adapters; what a task owns is small, and replicated."""
+INTO, OUT_OF = "q|k|v|gate|up", "o|down"
+"""Projections from the model's width, and back to it."""
+
+
+def axes(spec: LlamaSpec, adapters: tuple[tuple[str, Spec], ...]) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """Logical axes of kernels and of adapters; what a task owns is small, and replicated."""
+    rows: list[tuple[str, tuple[str | None, ...]]] = [
+        (r"embed_tokens/embedding$", ("vocab", "embed")),
+        *(() if spec.tied else ((r"lm_head/kernel$", ("embed", "vocab")),)),
+        (rf"/({INTO})_proj/kernel$", ("embed", "inner")),
+        (rf"/({OUT_OF})_proj/kernel$", ("inner", "embed")),
+        *(((rf"/({INTO})_proj/bias$", ("inner",)),) if spec.qkv_bias or spec.mlp_bias else ()),
+    ]
+    declared = {name for _, adapter in adapters for name in method_of(adapter).declare(adapter, 1, 1)}
+    for group, before, after in ((INTO, "embed", "inner"), (OUT_OF, "inner", "embed")):
+        if any(re.search(regex, s) for regex, _ in adapters for s in SITES if re.search(f"/({group})_proj", s)):
+            leaves = {"A": (before, None), "route": (before, None), "B": (None, after)}
+            leaves |= {"magnitude": (after,), "scaling": (after,)}
+            rows += [(rf"/({group})_proj/{leaf}$", names) for leaf, names in leaves.items() if leaf in declared]
+    return tuple(rows)
 
 
 def spec_of(config: TextConfig) -> LlamaSpec:
     """The decoder's shape: the pretrained model's, else the config's."""
-    return config.model if config.init_from is None else read_spec(folder_of(config.init_from))
+    return config.model if config.init_from is None else read_spec(locate_folder(config.init_from))
 
 
 def make_model(config: TextConfig) -> Llama:
@@ -49,6 +61,7 @@ def make_model(config: TextConfig) -> Llama:
 def make_workload(config: TextConfig) -> Workload:
     """The functions of a `TextConfig`."""
     model, names = make_model(config), tuple(config.tasks)
+    opened = cache(partial(open_corpus, config))
     return Workload(
         objectives={
             name: Objective(task.weight, mean_loss, accuracy, "accuracy", higher_is_better=True)
@@ -56,19 +69,18 @@ def make_workload(config: TextConfig) -> Workload:
         },
         abstract_batch=partial(abstract_batch, config),
         init=partial(init, model),
-        load_base=lambda: None if config.init_from is None else read_llama(folder_of(config.init_from))[1],
+        load_base=lambda: None if config.init_from is None else open_llama(locate_folder(config.init_from))[1],
         forward=partial(forward, model),
         sums=partial(sums, names),
         measure=partial(measure, names),
         total=partial(total, {name: task.weight for name, task in config.tasks.items()}),
         table=table(config),
-        owners=tuple((rf"^lora/.*/{re.escape(name)}_\w+$", name) for name in names),
-        source=partial(open_source, config),
-        constant=constant,
-        pictures=lambda outputs, batch: {},
+        train_batches=lambda batch_size: train_batches(config, opened("train"), batch_size),
+        held_out=lambda batch_size: held_out(config, opened("val"), batch_size),
+        constant=lambda: constant(opened("train"), opened("val")),
         artifacts=partial(artifacts, config),
         overall=average,
-        axes=AXES,
+        axes=axes(model.spec, model.adapters),
         protocols=protocols(config, model, partial(forward, model)),
     )
 
@@ -79,29 +91,26 @@ def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mappi
         return
     leaves = {f"lora/{path}": np.asarray(leaf) for path, leaf in tables.flatten(variables["lora"]).items()}
     about = {
-        "adapter": asdict(config.adapter),
+        "adapter": schema.encode(config.adapter, Adapter),
         "tasks": list(config.tasks),
         "template": config.template,
         "init_from": config.init_from,
         **meta,
     }
-    sources.write(workdir / "adapter.safetensors", leaves, about)
+    safetensors.write(workdir / "adapter.safetensors", leaves, about)
 
 
-def average(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean over tasks of the figure that stands for each."""
-    scores = [next(value for name, value in of.items() if name != "loss") for of in figures.values()]
+def average(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean over tasks of the metric that stands for each."""
+    scores = [next(value for name, value in of.items() if name != "loss") for of in metrics.values()]
     return {"average": float(np.mean(scores))}
 
 
 def table(config: TextConfig) -> tuple[tuple[str, str], ...]:
     """What trains: adapters, and with `train_base` everything."""
     base = ((r"^params/.*/(scale|bias)$", "no_decay"), (r"^params/", "decay"))
-    return (
-        (r"^lora/.*/spare_\w+$", "unused"),
-        (r"^lora/", "decay"),
-        *(base if config.train_base else ((r"^params/", "frozen"),)),
-    )
+    adapters = () if config.adapter is None else ((r"^lora/", "decay"),)
+    return (*adapters, *(base if config.train_base else ((r"^params/", "frozen"),)))
 
 
 def abstract_batch(config: TextConfig, batch_size: int) -> dict:
@@ -110,46 +119,47 @@ def abstract_batch(config: TextConfig, batch_size: int) -> dict:
     return {
         "tokens": tokens,
         "targets": tokens,
-        "attention_mask": tokens,
+        "segment_ids": tokens,
         "task_id": tokens if config.pack else jax.ShapeDtypeStruct((batch_size,), np.int32),
         "valid": {name: jax.ShapeDtypeStruct((batch_size,), np.bool_) for name in config.tasks},
     }
 
 
 def forward(model: Llama, variables: Mapping, batch: Mapping, key: jax.Array | None):
-    """`nll` and `guess` of every position."""
+    """The loss (`nll`) and the greedy `prediction` of every position."""
     hidden = model.apply(
         variables,
         batch["tokens"],
-        attention_mask=batch["attention_mask"],
+        segment_ids=batch["segment_ids"],
         task_id=batch["task_id"],
         train=key is not None,
         method="hidden",
         rngs=None if key is None else {"dropout": key},
     )
-    return token_losses(model, variables, hidden, batch["targets"]), {}
+    head = partial(model.apply, variables, method="head")
+    return token_losses(head, model.spec.vocab_size, hidden, batch["targets"]), {}
 
 
 def sums(names: tuple[str, ...], outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
-    """Every task's summed loss and learned tokens, of rows that are valid for it."""
+    """Every task's summed loss and counted tokens, of rows that are valid for it."""
     task_id = batch["task_id"] if batch["task_id"].ndim == 2 else batch["task_id"][:, None]
-    learned = batch["targets"] != IGNORE
+    loss_mask = batch["targets"] != IGNORE
     return {
-        name: perplexity_sums(outputs["nll"], learned & (task_id == t) & batch["valid"][name][:, None])
+        name: perplexity_sums(outputs["nll"], loss_mask & (task_id == t) & batch["valid"][name][:, None])
         for t, name in enumerate(names)
     }
 
 
 def total(weights: Mapping[str, float], losses: Mapping, sums: Mapping) -> jax.Array:
-    """The mean over all learned tokens of the batch, whatever their task, as published; weighted by task."""
+    """The mean over all counted tokens of the batch, whatever their task, as published; weighted by task."""
     nll = sum(weights[name] * of["nll"] for name, of in sums.items())
     return nll / jnp.maximum(sum(weights[name] * of["tokens"] for name, of in sums.items()), 1e-9)
 
 
 def measure(names: tuple[str, ...], outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
     """Whether greedy decoding would give an example's answer to the letter; one example a row."""
-    learned = batch["targets"] != IGNORE
-    exact = ((outputs["guess"] == batch["targets"]) | ~learned).all(1)
+    loss_mask = batch["targets"] != IGNORE
+    exact = ((outputs["prediction"] == batch["targets"]) | ~loss_mask).all(1)
     return {name: {"exact": exact, "examples": jnp.ones_like(exact)} for name in names}
 
 
@@ -157,10 +167,10 @@ def accuracy(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {"accuracy": float(sums["exact"] / max(sums["examples"], 1))}
 
 
-def constant(source: Padded, held_out: Padded) -> dict[str, dict[str, float]]:
+def constant(train: Corpus, held_out: Corpus) -> dict[str, dict[str, float]]:
     """Every task's most frequent answer, always."""
-    seen, asked = source.corpus.answers(), held_out.corpus.answers()
+    seen, asked = train.answers(), held_out.answers()
     return {
         name: {"accuracy": Counter(asked[name])[Counter(seen[name]).most_common(1)[0][0]] / max(len(asked[name]), 1)}
-        for name in source.corpus.tasks
+        for name in train.tasks
     }

@@ -1,12 +1,17 @@
 """The config of a dense multi-task run: what `get_config()` of a vision recipe returns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
-from mtlora_jax.vision.datasets import folder, nyud, pascal_context
+from mtlora_jax.vision.datasets.data import Data
+from mtlora_jax.vision.datasets.folder import FolderData
+from mtlora_jax.vision.datasets.mixture import MixtureData
+from mtlora_jax.vision.datasets.nyud import NyudData
+from mtlora_jax.vision.datasets.pascal_context import PascalData
+from mtlora_jax.vision.datasets.scenes import ScenesData
 from mtlora_jax.vision.heads import HeadKind
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.swin import SwinSpec
@@ -14,133 +19,35 @@ from mtlora_jax.vision.tasks import TASKS, task
 from mtlora_jax.vision.tasks.task import Task
 from mtlora_jax.vision.trainable import Trainable
 
+__all__ = [
+    "Data",
+    "FolderData",
+    "MixtureData",
+    "NyudData",
+    "PascalData",
+    "ScenesData",
+    "TaskConfig",
+    "VisionConfig",
+]
+
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One dense task of a run.
+    """One dense task of a run. A subclass in a recipe of your own makes a task of your own.
 
     Attributes:
-      weight: of its loss in the total.
+      weight: weight of its loss in the total; None takes the task's own, as published.
       head: kind of decoder head.
       classes: names of the classes, for tasks that have classes; empty takes the task's own.
     """
 
-    weight: float = 1.0
+    weight: float | None = None
     head: HeadKind = "hrnet"
     classes: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class ScenesData:
-    """The embedded data set of procedural scenes.
-
-    Attributes:
-      train_length, val_length: images per split.
-    """
-
-    train_length: int = 4096
-    val_length: int = 128
-
-
-PresetName = Literal["published", "default"]
-Labels = Mapping[str, int | None]
-"""Tasks that a data set has labels of, each with its number of classes if it has classes."""
-
-
-@dataclass(frozen=True)
-class PascalData:
-    """PASCAL-Context as published; see `vision.data.pascal_context` for the files.
-
-    Attributes:
-      root: the folder that holds `JPEGImages`; nothing is written there.
-      prepared: a folder of prepared records (`python -m mtlora_jax.data prepare`), read in the place of files.
-      preset: transforms as `published`, slips included, or mended (`default`); see `vision.data.transforms`.
-      resize_labels: bring labels of another size to their image's, as the reference does, rather than refuse them.
-      normals_y: which way y points in the files, so that the default preset turns normals with their image. It is
-        stated nowhere; the published rotation, and NYUDv2's own colours, have it point down.
-    """
-
-    root: str = ""
-    prepared: str | None = None
-    preset: PresetName = "published"
-    resize_labels: bool = False
-    normals_y: Literal["down", "up"] = "down"
-
-    labels: ClassVar[Labels] = {task: pascal_context.CLASSES.get(task) for task in pascal_context.LAYOUT.labels}
-
-
-@dataclass(frozen=True)
-class NyudData:
-    """NYUDv2 as published; see `vision.data.nyud` for the files.
-
-    Attributes:
-      root: the folder that holds `gt_sets`; nothing is written there.
-      prepared, preset, resize_labels, normals_y: see `PascalData`.
-    """
-
-    root: str = ""
-    prepared: str | None = None
-    preset: PresetName = "published"
-    resize_labels: bool = False
-    normals_y: Literal["down", "up"] = "down"
-
-    labels: ClassVar[Labels] = {task: nyud.CLASSES.get(task) for task in nyud.LAYOUT.labels}
-
-
-@dataclass(frozen=True)
-class FolderData:
-    """A data set of your own; see `vision.data.folder` for the files. Classes are those that `tasks` name.
-
-    Attributes:
-      root: the folder that holds `train.txt`, `val.txt` and the rest; nothing is written there.
-      images: the images' folder.
-      folders: `{task: folder}` for those not named like their task.
-      tasks: those it has labels of, in a mixture; empty stands for all of the run.
-      gaps: an image may lack labels of some tasks; it trains and scores the others.
-      masks: saliency and edges as `classes` (0, 1, 255 void) or as `grey` (1 above one half).
-      depth_unit: metres for each unit of a depth png.
-      augment: the random motions of a published data set, or none.
-      preset: transforms, mended or as published; see `vision.data.transforms`.
-      resize_labels, normals_y: see `PascalData`.
-    """
-
-    root: str = ""
-    images: str = "images"
-    folders: Mapping[str, str] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ()
-    gaps: bool = False
-    masks: folder.Masks = "classes"
-    depth_unit: float = 0.001
-    augment: Literal["pascal", "nyud", "none"] = "pascal"
-    preset: PresetName = "default"
-    resize_labels: bool = False
-    normals_y: Literal["down", "up"] = "up"
-
-
-@dataclass(frozen=True)
-class MixtureData:
-    """Several data sets at once, each with labels of its own tasks; see `engine.mixture`.
-
-    Attributes:
-      sources: by names of your own. Each augments its examples its own way.
-      weights: `{name: share}` of the examples trained on; empty goes by lengths and temperature.
-      temperature: shares go by length ** (1 / temperature): 1 by size, the larger the more even.
-      order: `shuffled` by shares, or `turns`, one source after the other.
-    """
-
-    sources: Mapping[str, ScenesData | PascalData | NyudData | FolderData] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    temperature: float = 1.0
-    order: Literal["shuffled", "turns"] = "shuffled"
-
-
-Data = ScenesData | PascalData | NyudData | FolderData | MixtureData
-
-
-def labels_of(data: ScenesData | PascalData | NyudData | FolderData, tasks: Iterable[str]) -> Labels:
-    """Which of a run's tasks a data set has labels of, and in how many classes where it is that that says so."""
-    known = getattr(data, "labels", None) or dict.fromkeys(getattr(data, "tasks", ()) or tasks)
-    return {task: known[task] for task in tasks if task in known}
+    def make(self, name: str) -> Task:
+        """The task of that name. Raises UserError where there is none."""
+        return task(name, **({"classes": len(self.classes), "names": self.classes} if self.classes else {}))
 
 
 @dataclass(frozen=True)
@@ -153,7 +60,7 @@ class VisionConfig(Config):
       placement: where MTLoRA sits; None trains without adapters.
       trainable: what trains in the backbone beside adapters.
       tasks: by name; the order is the order of the task streams.
-      decoder_channels: channels of the four projected taps.
+      decoder_channels: channels of every stage's projected feature map.
       shared_projection: one projection for all tasks.
       head_width: inner width of segformer heads.
       dtype: compute dtype.
@@ -181,7 +88,7 @@ class VisionConfig(Config):
             raise UserError(f"backbone: {problem}")
         if not self.tasks:
             raise UserError(f"tasks is empty: choose from {', '.join(TASKS)}")
-        self.task_objects()
+        self.make_tasks()
         if self.decoder_channels is not None and len(self.decoder_channels) != self.backbone.stages:
             raise UserError(
                 f"decoder_channels has {len(self.decoder_channels)} entries, the backbone {self.backbone.stages} stages"
@@ -191,29 +98,19 @@ class VisionConfig(Config):
         self._validate_data()
 
     def _validate_data(self) -> None:
-        """Whether the data sets, where they know, have labels of the tasks, in as many classes."""
+        """Checks that the data sets, where they know, have labels of the tasks, in as many classes."""
         mixed = isinstance(self.data, MixtureData)
-        sources = self.data.sources if mixed else {"data": self.data}
         if mixed:
-            self._validate_mixture(self.data)
-        for name, t in self.task_objects().items():
-            labels = {key: labels_of(source, self.tasks) for key, source in sources.items()}
-            if not any(name in of for of in labels.values()):
-                has = ", ".join(dict.fromkeys(task for of in labels.values() for task in of))
+            self.data.check()
+        sources, tasks = self.data.sources if mixed else {"data": self.data}, self.make_tasks()
+        labelled = {key: source.labelled(tasks) for key, source in sources.items()}
+        for name, t in tasks.items():
+            if not any(name in of for of in labelled.values()):
+                has = ", ".join(dict.fromkeys(task for source in sources.values() for task in source.classes() or ()))
                 raise UserError(f"tasks.{name}: the data has no labels of it, only of {has}")
-            for key, of in labels.items():
-                if of.get(name) not in (None, t.channels):
-                    raise UserError(f"tasks.{name} has {t.channels} classes, {key} has {of[name]}: name as many")
-
-    def _validate_mixture(self, data: MixtureData) -> None:
-        if not data.sources:
-            raise UserError("data.sources is empty: a mixture needs at least one data set")
-        if data.temperature <= 0:
-            raise UserError(f"data.temperature must be positive, not {data.temperature}")
-        if data.weights and (set(data.weights) != set(data.sources) or min(data.weights.values()) <= 0):
-            raise UserError(
-                f"data.weights needs a weight above 0 for each of {', '.join(data.sources)}, or none at all"
-            )
+            for key, source in sources.items():
+                if (classes := (source.classes() or {}).get(name)) not in (None, t.channels):
+                    raise UserError(f"tasks.{name} has {t.channels} classes, {key} has {classes}: name as many")
 
     def _validate_placement(self, placement: Placement) -> None:
         stages = self.backbone.stages
@@ -233,9 +130,13 @@ class VisionConfig(Config):
         except ValueError as error:
             raise UserError(f"placement: {error}") from None
 
-    def task_objects(self) -> dict[str, Task]:
+    def make_tasks(self) -> dict[str, Task]:
         """The tasks themselves, with this run's options."""
+        return {name: config.make(name) for name, config in self.tasks.items()}
+
+    def weights(self) -> dict[str, float]:
+        """Every task's weight in the total loss: this run's, or the published one."""
+        tasks = self.make_tasks()
         return {
-            name: task(name, **({"classes": len(t.classes), "names": t.classes} if t.classes else {}))
-            for name, t in self.tasks.items()
+            name: tasks[name].weight if config.weight is None else config.weight for name, config in self.tasks.items()
         }

@@ -1,12 +1,10 @@
 """Folding MTLoRA into a Swin's kernels for inference: exactly, or not at all."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from mtlora_jax.adapters import COLLECTION, CannotMerge, Dense, merge, sites
+from mtlora_jax.adapters import COLLECTION, TASKS, CannotMerge, Dense, merge, sites
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.partition import split
 from mtlora_jax.errors import UserError
@@ -22,24 +20,21 @@ def fold(model: DenseModel, variables: dict) -> tuple[DenseModel, dict]:
     Layers with a shared update only, the last blocks' qkv and patch merging included, become plain. With
     `task_base="per_task"` (but not in mode `addition`) the last blocks' layers keep one kernel per stream, the
     trunk's and each task's; this drops the rank products, and costs a whole product per task in the layer where
-    task streams are born. All other layers keep their adapters: see `export_task` for why.
-
-    Multiply-accumulates of one image at 448, in 1e9: `pascal_mtlora_r64` 29.17 to 25.05, its plus form 29.96 to 25.05,
-    r64 with `per_task` 42.99 to 38.54.
+    task streams begin. All other layers keep their adapters: see `export_task` for why.
 
     Args:
       model: unfolded; a folded one comes back as it is.
       variables: its `params`, `lora` and `batch_stats`; not changed.
 
     Returns:
-      The model whose placement says `folded=True`, and its variables, without `lora` where nothing is left.
+      The model with `folded=True`, and its variables, without `lora` where nothing is left.
 
     Raises:
       ValueError: adapter leaves are missing, of another shape, or left over.
     """
-    if model.placement is None or model.placement.folded:
+    if model.placement is None or model.folded:
         return model, variables
-    folded = model.clone(placement=replace(model.placement, folded=True))
+    folded = model.clone(folded=True)
     before, after = adapted(model), adapted(folded)
     variables = merge(variables, {path: layer for path, layer in before.items() if path not in after})
     per_stream = {path: layer for path, layer in after.items() if layer.adapter != before[path].adapter}
@@ -54,14 +49,14 @@ def _one_kernel_per_stream(variables: dict, layers: dict[Path, Dense]) -> dict:
     for task in next((layer.adapter.tasks for layer in layers.values()), ()):
         own = traverse_util.flatten_dict(merge(variables, layers, task)["params"])
         for path in layers:
-            leaves[(*path, f"{task}_delta")] = own[(*path, "kernel")] - kernels[(*path, "kernel")]
+            leaves[(*path, TASKS, task, "delta")] = own[(*path, "kernel")] - kernels[(*path, "kernel")]
     return trunk | ({COLLECTION: traverse_util.unflatten_dict(leaves)} if leaves else {})
 
 
 def export_task(model: DenseModel, variables: dict, task: str) -> tuple[DenseModel, dict]:
     """One task as a plain Swin with its projection and head, every adapter merged.
 
-    Exact where no task update reaches a tap (mode `lora_only`, or fc2 not adapted), and with
+    Exact where no task update reaches a feature map (mode `lora_only`, or fc2 not adapted), and with
     `task_base="per_task"` where only the last stage has task updates.
 
     Args:
@@ -76,33 +71,33 @@ def export_task(model: DenseModel, variables: dict, task: str) -> tuple[DenseMod
       UserError: the model has no such task.
       CannotMerge: no plain Swin is this task. With the published `task_base` its layers add the kernel of the shared
         stream to an update of the task's own; with `per_task` the last block of every stage but the last keeps two
-        kernel sets, one for the trunk and one for the task's tap.
+        kernel sets, one for the trunk and one for the task's feature map.
     """
     if task not in model.heads:
         raise UserError(f"the model has no task {task!r}: its tasks are {', '.join(model.heads)}")
     model, variables = fold(model, variables)
     if left := adapted(model):
-        # Without fc2 no task stream reaches a tap: the task reads the shared one.
+        # Without fc2 no task stream reaches a feature map: the task reads the shared one.
         variables = merge(variables, left, task if model.placement.fc2 else None)
         _refuse_two_kernel_sets(model, left)
-    others = owner_rows(tuple(other for other in model.heads if other != task))
-    variables, _ = split(variables, lambda path: tables.match(others, path) is None)
-    return model.clone(heads={task: model.heads[task]}, placement=None), variables
+    owners = owner_rows(tuple(model.heads))
+    variables, _ = split(variables, lambda path: tables.owner(owners, path) in (None, task))
+    return model.clone(heads={task: model.heads[task]}, placement=None, folded=False), variables
 
 
 def _refuse_two_kernel_sets(model: DenseModel, layers: dict[Path, Dense]) -> None:
     """Raises CannotMerge unless every layer left is read by the task alone, which the last block's are."""
     stage = model.backbone.stages - 1
-    tap_only = ("backbone", f"layers_{stage}", f"blocks_{model.backbone.depths[stage] - 1}")
+    task_only = ("backbone", f"layers_{stage}", f"blocks_{model.backbone.depths[stage] - 1}")
     for path in layers:
-        if path[:3] != tap_only:
+        if path[:3] != task_only:
             raise CannotMerge(
-                f"{'/'.join(path)} has two kernels, one for the trunk and one for the task's tap: not a plain Swin"
+                f"{'/'.join(path)} has two kernels, one for the trunk and one for the task: not a plain Swin"
             )
     placement = model.placement
     if not (placement.fc1 if placement.proj else placement.task_residual == "kept"):
         raise CannotMerge(
-            f"{'/'.join(tap_only)} adapts only a part of its layers: what the others compute for the shared stream "
+            f"{'/'.join(task_only)} adapts only a part of its layers: what the others compute for the shared stream "
             "is not what a plain block computes for the task's"
         )
 

@@ -1,4 +1,4 @@
-"""Decoder heads: from a task's taps to logits, on the first tap's grid (`updecoder`: on 32 times that grid).
+"""Decoder heads: from a task's maps to logits, on the first map's grid (`updecoder`: on 32 times that grid).
 
 The four heads of the reference: hrnet (the paper's), segformer, aspp and updecoder. A head reads
 `[[B, g_i, g_i, C_i] for each stage]` and returns `[B, h, h, channels]`.
@@ -103,17 +103,17 @@ class Head(nn.Module):
     def norm_relu(self, x, name: str, train: bool, valid) -> jax.Array:
         return nn.relu(BatchNorm(self.dtype, name=name)(x, train, valid))
 
-    def stack(self, taps: list[jax.Array]) -> jax.Array:
-        """All taps on the first one's grid, side by side: `[B, g, g, sum C_i]`."""
-        return jnp.concatenate([resize(x, taps[0].shape[1]) for x in taps], axis=-1)
+    def stack(self, maps: list[jax.Array]) -> jax.Array:
+        """All maps on the first one's grid, side by side: `[B, g, g, sum C_i]`."""
+        return jnp.concatenate([resize(x, maps[0].shape[1]) for x in maps], axis=-1)
 
 
 class HRNet(Head):
     """1 x 1 convolution to four times the stacked width, BN, ReLU, 1 x 1 convolution."""
 
     @nn.compact
-    def __call__(self, taps, train: bool, valid=None) -> jax.Array:
-        x = self.stack(taps)
+    def __call__(self, maps, train: bool, valid=None) -> jax.Array:
+        x = self.stack(maps)
         x = self.linear(x, 4 * x.shape[-1], "expand")
         x = self.norm_relu(x, "norm", train, valid)
         return self.linear(x, self.channels, "out")
@@ -126,9 +126,9 @@ class SegFormer(Head):
     """
 
     @nn.compact
-    def __call__(self, taps, train: bool, valid=None) -> jax.Array:
-        levels = [self.linear(x, self.width, f"level_{i}") for i, x in enumerate(taps)]
-        x = jnp.concatenate([resize(x, taps[0].shape[1]) for x in levels[::-1]], axis=-1)
+    def __call__(self, maps, train: bool, valid=None) -> jax.Array:
+        levels = [self.linear(x, self.width, f"level_{i}") for i, x in enumerate(maps)]
+        x = jnp.concatenate([resize(x, maps[0].shape[1]) for x in levels[::-1]], axis=-1)
         x = self.linear(x, self.width, "fuse", use_bias=False)
         x = self.norm_relu(x, "norm", train, valid)
         self.linear(jax.lax.stop_gradient(x[:1, :1, :1]), self.channels, "unused")
@@ -140,8 +140,8 @@ class ASPP(Head):
     """Atrous spatial pyramid pooling (DeepLab v3): five branches, a projection, a 3 x 3 convolution."""
 
     @nn.compact
-    def __call__(self, taps, train: bool, valid=None) -> jax.Array:
-        x = self.stack(taps)
+    def __call__(self, maps, train: bool, valid=None) -> jax.Array:
+        x = self.stack(maps)
         pooled = x.mean((1, 2), keepdims=True)
         branches = [
             self.linear(x, self.width, "branch_0", use_bias=False),
@@ -166,8 +166,8 @@ class UpDecoder(Head):
     width: int = 32
 
     @nn.compact
-    def __call__(self, taps, train: bool, valid=None) -> jax.Array:
-        x = self.stack(taps)
+    def __call__(self, maps, train: bool, valid=None) -> jax.Array:
+        x = self.stack(maps)
         for i in range(3):
             x = self.norm_relu(self.double(x, f"up_{i}"), f"up_norm_{i}", train, valid)
         x = self.norm_relu(self.conv(x, self.channels, "conv"), "norm", train, valid)

@@ -1,4 +1,4 @@
-"""The dense multi-task model: backbone, per-task projections of its taps, one head per task."""
+"""The dense multi-task model: backbone, projections of its feature maps for each task, one head per task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from mtlora_jax.adapters import Streams
 from mtlora_jax.vision.heads import HEADS, HeadKind, resize
-from mtlora_jax.vision.placement import Placement
+from mtlora_jax.vision.placement import Folded, Placement
 from mtlora_jax.vision.swin import Swin, SwinSpec
 
 
@@ -49,15 +49,16 @@ class _Levels(nn.Module):
 
 
 class DenseModel(nn.Module):
-    """Swin with MTLoRA and a decoder per task (CVPR 2024, figure 2).
+    """Swin with MTLoRA and a decoder per task (CVPR 2024, metric 2).
 
     Attributes:
       backbone: the Swin's shape.
       heads: `{task: HeadSpec}`; its order is the order of the task streams.
       placement: where MTLoRA sits; None for a plain backbone.
-      decoder_channels: P_i, what each stage's tap is projected to; None gives heads the taps themselves.
+      decoder_channels: P_i, channels that each stage's feature map is projected to; None projects none.
       shared_projection: one projection for all tasks instead of one each.
       head_width: inner width of segformer heads.
+      folded: adapters that merge exactly are in the kernels, for inference (see `mtlora_jax.vision.fold`).
       dtype: compute dtype; leaves, norms' statistics, softmax and outputs stay in float32.
     """
 
@@ -67,6 +68,7 @@ class DenseModel(nn.Module):
     decoder_channels: tuple[int, ...] | None = (18, 36, 72, 144)
     shared_projection: bool = False
     head_width: int = 256
+    folded: bool = False
     dtype: jnp.dtype | None = None
 
     @nn.compact
@@ -84,12 +86,15 @@ class DenseModel(nn.Module):
           `{task: [B, g, g, channels]}`, float32.
         """
         spec, tasks = self.backbone, tuple(self.heads)
-        then = None
+        projections = None
         if self.decoder_channels is not None:
-            widths = tuple(spec.tap(i)[1] for i in range(spec.stages))
-            then = Projections(tasks, self.decoder_channels, not self.shared_projection, name="projections")(widths)
-        taps = Swin(spec, self.placement, tasks, self.dtype, name="backbone")(images, train=train, then=then)
-        features = [self._per_task(tap, None if then is None else then[i]) for i, tap in enumerate(taps)]
+            widths = tuple(spec.feature_map(i)[1] for i in range(spec.stages))
+            projections = Projections(tasks, self.decoder_channels, not self.shared_projection, name="projections")(
+                widths
+            )
+        placement = Folded(**vars(self.placement)) if self.placement and self.folded else self.placement
+        maps = Swin(spec, placement, tasks, self.dtype, name="backbone")(images, train=train, projections=projections)
+        features = [self._per_task(x, None if projections is None else projections[i]) for i, x in enumerate(maps)]
         outputs = {}
         for t, (task, head) in enumerate(self.heads.items()):
             kind = HEADS[head.kind]
@@ -99,13 +104,13 @@ class DenseModel(nn.Module):
             outputs[task] = module(of_task, train, None if valid is None else valid[task]).astype(jnp.float32)
         return outputs
 
-    def _per_task(self, tap: jax.Array | Streams, then: jax.Array | None) -> jax.Array:
-        """A stage's tap as every task's decoder reads it, `[T, B, H, W, P]`."""
-        if isinstance(tap, Streams):
-            return tap.tasks
-        if then is None:
-            return jnp.broadcast_to(tap, (len(self.heads), *tap.shape))
-        return jnp.einsum("...i,tip->t...p", tap, then.astype(tap.dtype))
+    def _per_task(self, feature_map: jax.Array | Streams, projection: jax.Array | None) -> jax.Array:
+        """A stage's feature map as every task's decoder reads it, `[T, B, H, W, P]`."""
+        if isinstance(feature_map, Streams):
+            return feature_map.tasks
+        if projection is None:
+            return jnp.broadcast_to(feature_map, (len(self.heads), *feature_map.shape))
+        return jnp.einsum("...i,tip->t...p", feature_map, projection.astype(feature_map.dtype))
 
     def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, jax.Array]:
         """Outputs at the image's size: `[B, S, S, 3]` to `{task: [B, S, S, channels]}`, float32."""

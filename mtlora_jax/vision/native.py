@@ -1,6 +1,6 @@
 """Scoring at native resolution, which is what users deploy: the network sees S by S, its logits go to the label's size.
 
-The published protocol resizes labels to S by S instead; figures of the two do not compare. Images of all sizes go
+The published protocol resizes labels to S by S instead; metrics of the two do not compare. Images of all sizes go
 through in one pass, and one compiled program: logits are resized to every label's own size within a canvas as large as
 the largest, and the rest of the canvas is void.
 """
@@ -10,18 +10,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from PIL import Image
 
-from mtlora_jax.engine import metrics
 from mtlora_jax.engine.mesh import make_mesh, put_batch
+from mtlora_jax.engine.metrics import empty, merge, update
 from mtlora_jax.files import make_workdir
-from mtlora_jax.input.loader import eval_batches
+from mtlora_jax.input.loader import InOrder, prefetched
 from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.datasets.native_size import at_native_size
 from mtlora_jax.vision.tasks import boundary
-from mtlora_jax.vision.tasks.colours import voc_palette
-from mtlora_jax.vision.tasks.task import Task
 
 
 def resize_to(x: jax.Array, size: jax.Array, canvas: tuple[int, int]) -> jax.Array:
@@ -56,18 +52,18 @@ def evaluate_native(
     with_boundary: bool = False,
     split: str = "val",
 ) -> dict[str, dict[str, float]]:
-    """Every task's figures at native resolution.
+    """Every task's metrics at native resolution.
 
     Args:
       forward: `(variables, batch, None) -> (logits by task, _)`.
-      predictions: a folder for `<task>/<name>.png` of every prediction: class numbers with a palette, probabilities
-        times 255, normals as (n + 1) * 127.5, depth in millimetres of 16 bits.
+      predictions: a folder for `<task>/<name>` of every prediction, in the form that the task keeps them in: class
+        numbers as png of 8 or 16 bits, probabilities times 255, normals as (n + 1) * 127.5, other numbers as npy.
       with_boundary: score edges by `odsF` as well (`tasks.boundary`); about a second an image.
     """
     from tqdm import tqdm
 
-    tasks = config.task_objects()
-    source, canvas = at_native_size(config, split)
+    tasks = config.make_tasks()
+    examples, canvas = at_native_size(config.data, split, tasks, config.backbone.image_size)
     mesh, size = make_mesh(config.mesh), config.train.eval_batch_size or config.train.batch_size
     edges = with_boundary and "edges" in tasks
     if predictions is not None:
@@ -81,48 +77,26 @@ def evaluate_native(
         wanted = tasks if predictions is not None else ("edges",) if edges else ()
         return statistics, {name: tasks[name].decode(logits[name]) for name in wanted}
 
-    states = {name: metrics.empty() for name in tasks}
-    state = metrics.empty()
-    batches = eval_batches(source, size, config.train.workers, config.train.worker_kind)
-    for batch in tqdm(batches, "native", -(-len(source) // size), unit=" batches", leave=False):
+    states = {name: empty() for name in tasks}
+    state = empty()
+    held_out = InOrder(examples, size)
+    batches = prefetched(held_out, config.train.workers, config.train.worker_kind)
+    for batch in tqdm(batches, "native", len(held_out), unit=" batches", leave=False, disable=None):
         host = {name: batch.pop(name) for name in ("id", "name")}
         statistics, decoded = jax.device_get(step(variables, put_batch(batch, mesh)))
         for name in tasks:
-            states[name] = metrics.update(states[name], statistics[name], batch["valid"][name])
+            states[name] = update(states[name], statistics[name], batch["valid"][name])
         for row, (H, W) in enumerate(batch["size"]):
             # Rows that fill the last batch up repeat its last example: they are written once more, and count nothing.
             if predictions is not None:
                 for name, t in tasks.items():
-                    write_prediction(predictions, t, str(host["name"][row]), decoded[name][row, :H, :W])
+                    stem = predictions / name / str(host["name"][row])
+                    stem.parent.mkdir(parents=True, exist_ok=True)
+                    t.save(stem, decoded[name][row, :H, :W])
             if edges and batch["valid"]["edges"][row]:
                 found = boundary.measure(decoded["edges"][row, :H, :W], batch["labels"]["edges"][row, :H, :W])
-                state = metrics.merge(state, found)
-    figures = {name: t.compute(states[name]) for name, t in tasks.items()}
+                state = merge(state, found)
+    metrics = {name: t.compute(states[name]) for name, t in tasks.items()}
     if edges:
-        figures["edges"] |= boundary.compute(state)
-    return figures
-
-
-def write_prediction(folder: Path, task: Task, name: str, prediction: np.ndarray) -> None:
-    """`<task>/<name>.png`, in the form that data sets keep labels in."""
-    path = folder / task.name / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if task.name in ENCODE:
-        picture = Image.fromarray(ENCODE[task.name](prediction))
-    else:
-        picture = Image.fromarray(prediction.astype(np.uint8), "P")
-        picture.putpalette(voc_palette(256).tobytes())
-    picture.save(path)
-
-
-def _byte(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-ENCODE = {
-    "saliency": lambda p: _byte(255 * p),
-    "edges": lambda p: _byte(255 * p),
-    "normals": lambda n: _byte((n + 1) * 127.5),
-    "depth": lambda metres: np.clip(np.rint(1000 * metres), 0, 65535).astype(np.uint16),
-}
-"""Predictions as pixels, of tasks that do not name classes."""
+        metrics["edges"] |= boundary.compute(state)
+    return metrics

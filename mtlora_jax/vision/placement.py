@@ -23,18 +23,17 @@ class Placement:
       task_rank: `{task: ranks}`; a task not named gets the shared ranks.
       shared_scale: plain multiplier of the shared update.
       task_scale: `{task: scales}`; a task not named gets the shared scales.
-      dropout: on the adapters' input.
+      dropout: probability of dropping an entry of the adapters' input while training.
       mode: how the shared and the task updates combine (see `mtlora_jax.adapters.methods.mtlora`).
-      task_base: of which stream a task takes the frozen product; `shared` is the published form.
+      task_base: the stream whose frozen product a task takes; `shared` is the published form.
       trainable_scale, trainable_task_scales: scales as leaves.
       qkv, proj, fc1, fc2: which layers of a block are adapted.
       reduction: adapt patch merging as well and freeze its kernel, which is MTLoRA+.
       split_qkv: three adapters, for q, k and v, instead of one for the fused projection.
       every_block: task updates in every block (the reference's intermediate specialization). Their outputs are
         dropped except in last blocks, so outside mode `addition` this changes no result.
-      task_residual: with proj not adapted the published task streams lose the residual (`published`); `kept`
+      task_residual: where proj is not adapted the published task streams lose the residual (`published`); `kept`
         mends that.
-      folded: what merges exactly has been merged into the kernels, for inference (see `mtlora_jax.vision.fold`).
     """
 
     shared_rank: tuple[int, ...] = (16,)
@@ -54,7 +53,6 @@ class Placement:
     split_qkv: bool = False
     every_block: bool = False
     task_residual: Literal["published", "kept"] = "published"
-    folded: bool = False
 
     def __hash__(self):
         fields = (tuple(v.items()) if isinstance(v, Mapping) else v for v in vars(self).values())
@@ -73,7 +71,7 @@ class Placement:
         if rank == 0 or not getattr(self, layer):
             return None
         with_tasks = layer in ("proj", "fc1", "fc2") and (last or self.every_block)
-        spec = MTLoRA(
+        return MTLoRA(
             rank=rank,
             scale=at(self.shared_scale, stage),
             tasks=tasks if with_tasks else (),
@@ -89,14 +87,18 @@ class Placement:
             trainable_task_scales=self.trainable_task_scales,
             task_base=self.task_base,
         )
-        return self._folded(spec, last) if self.folded else spec
 
-    def _folded(self, spec: MTLoRA, last: bool) -> Spec | None:
-        """What folding leaves of a layer's adapter."""
-        read_on = (last and self.fc2) or spec.mode == "addition"
-        if not spec.tasks or not read_on:
+
+class Folded(Placement):
+    """A placement of which all that merges exactly has been merged into the kernels: see `mtlora_jax.vision.fold`."""
+
+    def spec(self, layer: Layer, stage: int, last: bool, tasks: tuple[str, ...]) -> Spec | None:
+        """What folding leaves of a layer's adapter; arguments as in `Placement.spec`."""
+        spec = super().spec(layer, stage, last, tasks)
+        read_on = (last and self.fc2) or self.mode == "addition"
+        if spec is None or not spec.tasks or not read_on:
             return None
-        return Full(spec.tasks) if spec.task_base == "per_task" and spec.mode != "addition" else spec
+        return Full(spec.tasks) if self.task_base == "per_task" and self.mode != "addition" else spec
 
 
 def at(per_stage: tuple, stage: int):

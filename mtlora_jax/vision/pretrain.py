@@ -17,14 +17,16 @@ from flax import linen as nn
 
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.evaluate import constant_figures
+from mtlora_jax.engine.evaluate import constant_metrics
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.images.panels import panel
+from mtlora_jax.input.loader import InOrder, batches_of
+from mtlora_jax.input.protocols import Examples
 from mtlora_jax.vision.datasets.scenes import ATTRIBUTES, OBJECTS, Scenes
 from mtlora_jax.vision.swin import Swin, SwinSpec, layer_norm
 from mtlora_jax.vision.workload import normalise
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import safetensors
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def count(attribute: str) -> int:
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labelled(Examples):
     """Scenes with their attributes, every label valid."""
 
     scenes: Scenes
@@ -103,7 +105,7 @@ def make_workload(config: PretrainConfig) -> Workload:
             "valid": {name: array(dtype=np.bool_) for name in ATTRIBUTES},
         }
 
-    def source(split: str) -> Labelled:
+    def opened(split: str) -> Labelled:
         length = config.train_length if split == "train" else config.val_length
         return Labelled(Scenes(side, length=length, split=split, seed=config.seed, labels="attributes"))
 
@@ -123,9 +125,9 @@ def make_workload(config: PretrainConfig) -> Workload:
         sums=_sums,
         measure=_measure,
         table=((r"^params/.*/(bias|scale)$", "no_decay"), (r"^params/", "decay")),
-        owners=(),
-        source=source,
-        constant=partial(constant_figures, objectives, _measure, _constant),
+        train_batches=lambda batch_size: batches_of(opened("train"), batch_size),
+        held_out=lambda batch_size: InOrder(opened("val"), batch_size),
+        constant=lambda: constant_metrics(objectives, _measure, _constant, opened("train"), opened("val")),
         pictures=lambda outputs, batch: {"scenes": panel([list(np.asarray(batch["image"]))])},
         artifacts=_backbone,
     )
@@ -135,7 +137,7 @@ def _backbone(variables: Mapping, workdir: Path, meta: Mapping) -> None:
     """Writes the backbone alone, in half precision: what later runs start from."""
     leaves = tables.flatten(variables["params"]["backbone"])
     half = {path: np.asarray(leaf, np.float16) for path, leaf in leaves.items()}
-    sources.write(workdir / "backbone.safetensors", half, meta)
+    safetensors.write(workdir / "backbone.safetensors", half, meta)
 
 
 def _array(*shape: int, dtype) -> jax.ShapeDtypeStruct:

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtlora_jax.adapters import Dense, Spec, Streams, leaf, method_of, shared, smap
-from mtlora_jax.adapters.methods.lora import dropout
+from mtlora_jax.adapters import Dense, Spec, Streams, shared, smap
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.windows import from_windows, relative_position_index, shift_mask, to_windows
 
@@ -67,7 +66,7 @@ class SwinSpec:
     def stages(self) -> int:
         return len(self.depths)
 
-    def tap(self, stage: int) -> tuple[int, int]:
+    def feature_map(self, stage: int) -> tuple[int, int]:
         """`(side, channels)` of what a stage hands to the decoders: taken after patch merging."""
         after = min(stage + 1, self.stages - 1)
         return self.grid(after), self.width(after)
@@ -119,7 +118,7 @@ def layer_norm(name: str, dtype) -> nn.LayerNorm:
 class WindowAttention(nn.Module):
     """Multi-head attention inside windows with a relative position bias.
 
-    Attends in the shared stream alone; task streams may be born in its output projection.
+    Attends in the shared stream alone; task streams may begin in its output projection.
     """
 
     spec: SwinSpec
@@ -266,36 +265,21 @@ class PatchMerging(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array | Streams, train: bool, then: jax.Array | None = None) -> jax.Array | Streams:
-        """`[..., H, W, C]` to `[..., H/2, W/2, 2C]`.
+    def __call__(self, x: jax.Array | Streams, train: bool, projection: jax.Array | None = None) -> jax.Array | Streams:
+        """`[..., H, W, C]` to `[..., H/2, W/2, 2C]`, task streams to P channels where there is a projection.
 
         Args:
-          then: `[T, 2C, P]`, a linear map that follows for each task's stream. Composed with the reduction here,
-            so that task streams cost one product of 4C x P instead of two: exact up to association.
+          projection: `[T, 2C, P]`, a linear map that follows for each task's stream; see `adapters.Dense`.
         """
         x = smap(layer_norm("norm", self.dtype), smap(_join_2x2, x))
-        reduce = Dense(
+        return Dense(
             shared(x).shape[-1] // 2,
             use_bias=False,
             adapter=self.adapter,
             dtype=self.dtype,
             kernel_init=linear_init,
             name="reduction",
-        )
-        if then is None or not isinstance(x, Streams):
-            return reduce(x, train=train)
-        out = reduce(x.shared, train=train)
-        params, leaves = reduce.variables["params"], reduce.variables.get(leaf.COLLECTION, {})
-        kernel = jnp.einsum("io,top->tip", params["kernel"], then)
-        tasks = jnp.einsum("t...i,tip->t...p", x.tasks, kernel.astype(x.tasks.dtype))
-        if self.adapter is not None:
-            a, b = method_of(self.adapter).export(self.adapter, leaves, params["kernel"])
-            tasks_in = x.tasks
-            if train and self.adapter.dropout:
-                tasks_in = dropout(x.tasks, self.adapter.dropout, self.make_rng("dropout"))
-            b = jnp.einsum("ro,top->trp", b, then).astype(x.tasks.dtype)
-            tasks = tasks + jnp.einsum("t...r,trp->t...p", tasks_in @ a.astype(x.tasks.dtype), b)
-        return Streams(out, tasks)
+        )(x, train=train, projection=projection)
 
 
 def _join_2x2(x: jax.Array) -> jax.Array:
@@ -318,8 +302,9 @@ class Stage(nn.Module):
     dtype: jnp.dtype | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, then: jax.Array | None = None) -> jax.Array | Streams:
-        """`[B, H, W, C]` to the stage's tap; `then` as in `PatchMerging`, or applied here where nothing merges."""
+    def __call__(self, x: jax.Array, train: bool, projection: jax.Array | None = None) -> jax.Array | Streams:
+        """`[B, H, W, C]` to the stage's feature map; the projection as in `PatchMerging`, or applied here where nothing
+        merges."""
         depths = self.spec.depths
         rates = np.linspace(0, self.spec.drop_path, sum(depths))[sum(depths[: self.index]) :]
         for j in range(depths[self.index]):
@@ -336,9 +321,9 @@ class Stage(nn.Module):
             x = block(shared(x), train)
         if self.index < self.spec.stages - 1:
             adapter = self.placement and self.placement.spec("reduction", self.index, True, self.tasks)
-            return PatchMerging(adapter, self.dtype, name="downsample")(x, train, then)
-        if then is not None and isinstance(x, Streams):
-            return Streams(x.shared, jnp.einsum("t...i,tip->t...p", x.tasks, then.astype(x.tasks.dtype)))
+            return PatchMerging(adapter, self.dtype, name="downsample")(x, train, projection)
+        if projection is not None and isinstance(x, Streams):
+            return Streams(x.shared, jnp.einsum("t...i,tip->t...p", x.tasks, projection.astype(x.tasks.dtype)))
         return x
 
 
@@ -384,27 +369,27 @@ class Swin(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, *, train: bool = False, then: tuple[jax.Array, ...] | None = None
+        self, images: jax.Array, *, train: bool = False, projections: tuple[jax.Array, ...] | None = None
     ) -> list[jax.Array | Streams]:
-        """The taps of all stages.
+        """The feature maps of all stages.
 
         Args:
           images: `[B, S, S, 3]`, normalised.
           train: whether dropout and drop path draw from the `dropout` rng stream.
-          then: per stage, `[T, C_i, P_i]` maps that follow each task's tap; given here they are composed with
-            patch merging. Shared streams are not mapped.
+          projections: per stage, `[T, C_i, P_i]`, a linear map that follows for each task's stream; given here they are
+            composed with patch merging. Shared streams are not projected.
 
         Returns:
           Per stage `[B, H, W, C]`, or `Streams` of it where the stage's last block has task adapters; shapes by
-          `SwinSpec.tap`.
+          `SwinSpec.feature_map`.
         """
         x = PatchEmbed(self.spec, self.dtype, name="patch_embed")(images)
         if self.spec.absolute_position:
             table = self.param("absolute_pos_embed", linear_init, (1, self.spec.grid(0) ** 2, self.spec.dim))
             x = x + jnp.broadcast_to(table.reshape(1, *x.shape[1:]).astype(x.dtype), x.shape)
-        taps = []
+        maps = []
         for i in range(self.spec.stages):
             stage = Stage(self.spec, i, self.placement, self.tasks, self.dtype, name=f"layers_{i}")
-            taps.append(stage(shared(x), train, None if then is None else then[i]))
-            x = taps[-1]
-        return taps
+            maps.append(stage(shared(x), train, None if projections is None else projections[i]))
+            x = maps[-1]
+        return maps

@@ -12,8 +12,8 @@ from flax import traverse_util
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision.swin import Swin, SwinSpec
-from mtlora_jax.weights import mapping as keys
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import mapping
+from mtlora_jax.weights.hub import read
 from mtlora_jax.weights.mapping import AS_IS, CONV, TRANSPOSED, Row, joined, layer, single
 
 CUBIC_A = -0.75
@@ -150,7 +150,7 @@ def recognise(source: Mapping[str, np.ndarray], where: str) -> tuple[Family, dic
     """The family of a state dict, and its tensors without their common prefix (`swin.`, `backbone.`, ...).
 
     Raises:
-      UserError: it is no Swin.
+      UserError: it is not a Swin.
     """
     for family in FAMILIES:
         for key in source:
@@ -160,7 +160,7 @@ def recognise(source: Mapping[str, np.ndarray], where: str) -> tuple[Family, dic
             bare = {k.removeprefix(prefix): v for k, v in source.items()}
             if not family.only or any(re.fullmatch(family.only, k) for k in bare):
                 return family, bare
-    raise UserError(f"{where} is no Swin checkpoint: none of its {len(source)} keys is a patch embedding's")
+    raise UserError(f"{where} is not a Swin checkpoint: none of its {len(source)} keys is a patch embedding's")
 
 
 def load_backbone(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
@@ -180,7 +180,7 @@ def load_backbone(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
       UserError: no such file, damaged, no Swin, of another size, or with keys that have no place here, adapters
         among them.
     """
-    return from_state_dict(sources.read(source), spec, source)
+    return from_state_dict(read(source)[0], spec, source)
 
 
 def load_weights(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
@@ -193,7 +193,7 @@ def load_weights(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
     Raises:
       UserError: see `load_backbone`.
     """
-    tensors, about = sources.read_with_metadata(source)
+    tensors, about = read(source)
     whole = {} if "model" not in about else {k: x for k, x in tensors.items() if not k.startswith(BACKBONE)}
     backbone = from_state_dict({k: x for k, x in tensors.items() if k not in whole}, spec, source)
     return whole | {BACKBONE + path: leaf for path, leaf in backbone.items()}
@@ -204,7 +204,7 @@ def from_state_dict(
 ) -> dict[str, np.ndarray]:
     """`load_backbone` of tensors already in memory."""
     family, bare = recognise(state_dict, where)
-    return keys.load(bare, abstract(spec), family.rows, DROPPABLE, where)
+    return mapping.load(bare, abstract(spec), family.rows, DROPPABLE, where)
 
 
 def abstract(spec: SwinSpec) -> dict[str, jax.ShapeDtypeStruct]:
@@ -220,7 +220,7 @@ def infer(state_dict: Mapping[str, np.ndarray], where: str = "the checkpoint") -
     family, bare = recognise(state_dict, where)
 
     def find(path: str) -> np.ndarray | None:
-        names, layout = keys.lookup(path, family.rows)
+        names, layout = mapping.lookup(path, family.rows)
         return layout.load(*(np.asarray(bare[n]) for n in names)) if set(names) <= set(bare) else None
 
     def count(template: str) -> int:
@@ -233,7 +233,7 @@ def infer(state_dict: Mapping[str, np.ndarray], where: str = "the checkpoint") -
         find(path) for path in ("patch_embed/proj/kernel", "layers_0/blocks_0/mlp/fc1/kernel", "absolute_pos_embed")
     )
     if not stages or fc1 is None or any(table is None for table in tables):
-        raise UserError(f"{where} is no complete Swin: its first block lacks tensors")
+        raise UserError(f"{where} is not a complete Swin: its first block lacks tensors")
     patch, _, _, dim = first.shape
     window = (math.isqrt(tables[0].shape[0]) + 1) // 2
     side = window * 2 ** (stages - 1) if position is None else math.isqrt(position.shape[1])

@@ -1,15 +1,14 @@
 """What trains, as an ordered table of (path regex, label): the reference's freezing rules for MTLoRA on Swin.
 
-Labels: `decay` and `no_decay` train with and without weight decay, `frozen` does not train, and `unused` counts as
-trainable in the reference but never gets a gradient, so it is neither updated nor decayed.
+Labels: `decay` and `no_decay` train with and without weight decay, `frozen` does not train. Leaves that train and that
+no loss depends on are found by the engine (`engine.program`): they are neither updated nor decayed.
 """
 
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.swin import SwinSpec
 
 Table = tuple[tuple[str, str], ...]
 
@@ -39,67 +38,30 @@ NOTHING = Trainable(patch_embed=False, norms=False, bias_tables=False, reduction
 """Decoders only."""
 
 
-def table(spec: SwinSpec, placement: Placement | None, trainable: Trainable, tasks: tuple[str, ...]) -> Table:
+def table(placement: Placement | None, trainable: Trainable) -> Table:
     """The rows for one model; the first that matches a path `collection/module/.../leaf` gives its label."""
-    adapted_reduction = placement is not None and placement.reduction
+    rows = [(r"^params/(heads_|projections).*/(bias|scale)$", "no_decay"), (r"^params/(heads_|projections)", "decay")]
+    if placement is not None:
+        rows += [(r"^lora/.*/(norm_scale|norm_bias)$", "no_decay")] * (placement.mode == "addition")
+        rows += [(r"^lora/.*/shared_scale$", "no_decay")] * placement.trainable_scale
+        rows += [(r"^lora/.*/tasks/[^/]+/scale$", "no_decay")] * placement.trainable_task_scales
+        rows += [("^lora/", "decay")]
+    return (*rows, *_backbone_rows(trainable, adapted_reduction=placement is not None and placement.reduction))
+
+
+def _backbone_rows(trainable: Trainable, adapted_reduction: bool) -> Table:
     backbone = "^params/backbone/"
-    rows: list[tuple[str | None, str]] = [
-        *((row, "unused") for row in _unused(spec, placement, tasks)),
-        (r"^params/heads_\w+/unused/", "unused"),
-        (r"^(lora|params/backbone)/.*(?<!\w)(norm_scale|norm_bias|\w+_scale)$", "no_decay"),
-        (r"^lora/", "decay"),
-        (r"^params/(heads_|projections).*/(bias|scale)$", "no_decay"),
-        (r"^params/(heads_|projections)", "decay"),
-        (rf"{backbone}.*/(bias|scale)$" if trainable.all or trainable.biases == "all" else None, "no_decay"),
-        (backbone if trainable.all else None, "decay"),
-        (rf"{backbone}patch_embed/.*(bias|scale)$" if trainable.patch_embed else None, "no_decay"),
-        (rf"{backbone}patch_embed/" if trainable.patch_embed else None, "decay"),
-        (rf"{backbone}.*norm\d?/(bias|scale)$" if trainable.norms else None, "no_decay"),
-        (
-            rf"{backbone}.*/reduction/kernel$" if trainable.reduction and not adapted_reduction else None,
-            "decay",
-        ),
-        (rf"{backbone}.*/relative_position_bias_table$" if trainable.bias_tables else None, "decay"),
-        (backbone, "frozen"),
-    ]
-    return tuple((row, label) for row, label in rows if row is not None)
-
-
-def _unused(spec: SwinSpec, placement: Placement | None, tasks: tuple[str, ...]) -> list[str]:
-    """Leaves no output depends on, layer by layer."""
-    rows = []
-    for stage, depth in enumerate(spec.depths if placement is not None else ()):
-        for block in range(depth):
-            last = block == depth - 1
-            end = last and stage == spec.stages - 1
-            for layer in ("proj", "fc1", "fc2"):
-                adapter = placement.spec(layer, stage, last, tasks)
-                if adapter is not None and adapter.tasks:
-                    leaves = _unread(placement, layer, last, end, tasks)
-                    rows += [rf"^lora/backbone/layers_{stage}/blocks_{block}/\w+/{layer}/{names}" for names in leaves]
-    return rows
-
-
-def _unread(placement: Placement, layer: str, last: bool, end: bool, tasks: tuple[str, ...]) -> Iterator[str]:
-    """Regexes of the leaves that nothing reads, in a layer with task updates; `end` is the backbone's last block."""
-    streams = last and placement.fc2
-    if placement.mode == "addition":
-        yield "shared_scale$"
-    elif not streams:
-        yield f"({'|'.join(tasks)})_(A|B|scale)$"
-    # Past the last block nobody reads the shared stream; a layer that takes every frozen product of the task's own
-    # stream reads it no earlier. In matrixv2 tasks read the shared update itself.
-    ignored = layer == "fc2" or (placement.task_base == "per_task" and (layer == "fc1" or placement.fc1))
-    if end and streams and ignored and placement.mode != "matrixv2":
-        yield "(shared|norm)_"
+    if trainable.all:
+        return (rf"{backbone}.*/(bias|scale)$", "no_decay"), (backbone, "decay")
+    rows = [(rf"{backbone}.*/bias$", "no_decay")] * (trainable.biases == "all")
+    if trainable.patch_embed:
+        rows += [(rf"{backbone}patch_embed/.*(bias|scale)$", "no_decay"), (rf"{backbone}patch_embed/", "decay")]
+    rows += [(rf"{backbone}.*norm\d?/(bias|scale)$", "no_decay")] * trainable.norms
+    rows += [(rf"{backbone}.*/reduction/kernel$", "decay")] * (trainable.reduction and not adapted_reduction)
+    rows += [(rf"{backbone}.*/relative_position_bias_table$", "decay")] * trainable.bias_tables
+    return (*rows, (backbone, "frozen"))
 
 
 def owner_rows(tasks: tuple[str, ...]) -> Table:
-    """Which task alone reads a leaf; leaves that match no row belong to all."""
-    return tuple(
-        (
-            rf"(^params/(projections/|heads_){task}/|^batch_stats/heads_{task}/|^lora/.*/{task}_(A|B|scale|delta)$)",
-            task,
-        )
-        for task in tasks
-    )
+    """Which task alone reads a projection or a head; adapter leaves say it by their path."""
+    return tuple((rf"^(params|batch_stats)/(projections/|heads_){re.escape(task)}/", task) for task in tasks)

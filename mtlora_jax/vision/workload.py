@@ -7,29 +7,37 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine.evaluate import constant_figures
+from mtlora_jax.engine.evaluate import constant_metrics
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.images.panels import panel
 from mtlora_jax.images.transforms import MEAN, STD
+from mtlora_jax.input.loader import InOrder, batches_of
+from mtlora_jax.input.protocols import Examples, check_examples
 from mtlora_jax.vision.config import VisionConfig
-from mtlora_jax.vision.datasets.sources import open_source
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.model import DenseModel, HeadSpec
 from mtlora_jax.vision.native import evaluate_native
+from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.tasks.delta import delta_m, read_baseline
 from mtlora_jax.vision.tasks.task import Task
 from mtlora_jax.vision.trainable import owner_rows, table
 
-AXES = (
-    (r"/(qkv|fc1|reduction)/kernel$", ("embed", "mlp")),
-    (r"/(qkv|fc1|reduction)/bias$", ("mlp",)),
-    (r"/(proj|fc2)/kernel$", ("mlp", "embed")),
-    (r"/(qkv|fc1|reduction)/\w*A$", ("embed", None)),
-    (r"/(qkv|fc1|reduction)/\w*B$", (None, "mlp")),
-    (r"/(proj|fc2)/\w*A$", ("mlp", None)),
-    (r"/(proj|fc2)/\w*B$", (None, "embed")),
-)
-"""Logical axes of the Swin's kernels and of their adapters; heads are small, and replicated."""
+
+def axes(placement: Placement | None) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """Logical axes of the Swin's kernels and of their adapters; heads are small, and replicated."""
+    kernels = (
+        (r"/(qkv|fc1|reduction)/kernel$", ("embed", "inner")),
+        (r"/(qkv|fc1)/bias$", ("inner",)),
+        (r"/(proj|fc2)/kernel$", ("inner", "embed")),
+    )
+    adapters = (
+        (r"/(qkv|fc1|reduction)/([^/]+/)*(shared_)?A$", ("embed", None)),
+        (r"/(qkv|fc1|reduction)/([^/]+/)*(shared_)?B$", (None, "inner")),
+        (r"/(proj|fc2)/([^/]+/)*(shared_)?A$", ("inner", None)),
+        (r"/(proj|fc2)/([^/]+/)*(shared_)?B$", (None, "embed")),
+    )
+    return kernels if placement is None else kernels + adapters
+
 
 SHOWN = 3
 """Examples in the picture of all tasks."""
@@ -42,7 +50,7 @@ def normalise(images: jax.Array) -> jax.Array:
 
 
 def make_model(config: VisionConfig) -> DenseModel:
-    tasks = config.task_objects()
+    tasks = config.make_tasks()
     return DenseModel(
         backbone=config.backbone,
         heads={name: HeadSpec(tasks[name].channels, t.head) for name, t in config.tasks.items()},
@@ -56,12 +64,16 @@ def make_model(config: VisionConfig) -> DenseModel:
 
 def make_workload(config: VisionConfig) -> Workload:
     """The functions of a `VisionConfig`."""
-    model, tasks, names = make_model(config), config.task_objects(), tuple(config.tasks)
+    model, tasks, weights = make_model(config), config.make_tasks(), config.weights()
     side = config.backbone.image_size
     objectives = {
-        name: Objective(config.tasks[name].weight, t.finish, t.compute, t.score, t.higher_is_better)
-        for name, t in tasks.items()
+        name: Objective(weights[name], t.finish, t.compute, t.score, t.higher_is_better) for name, t in tasks.items()
     }
+
+    def opened(split: str) -> Examples:
+        return check_examples(
+            config.data.open(split, tasks, side), f"the {split} split of {type(config.data).__name__}"
+        )
 
     def measure(outputs: Mapping, batch: Mapping) -> dict:
         return {name: t.measure(resize(outputs[name], side), batch["labels"][name]) for name, t in tasks.items()}
@@ -77,13 +89,17 @@ def make_workload(config: VisionConfig) -> Workload:
             for name, t in tasks.items()
         },
         measure=measure,
-        table=table(config.backbone, config.placement, config.trainable, names),
-        owners=owner_rows(names),
-        axes=AXES,
-        source=partial(open_source, config),
-        constant=partial(constant_figures, objectives, measure, partial(constant, tasks)),
+        table=table(config.placement, config.trainable),
+        owners=owner_rows(tuple(tasks)),
+        axes=axes(config.placement),
+        train_batches=lambda batch_size: batches_of(opened("train"), batch_size),
+        held_out=lambda batch_size: InOrder(opened("val"), batch_size),
+        constant=lambda: constant_metrics(
+            objectives, measure, partial(constant, tasks), opened("train"), opened("val")
+        ),
         pictures=partial(pictures, tasks, side),
         overall=partial(overall, config),
+        best="delta_m" if config.baselines else None,
         protocols={
             "native": partial(evaluate_native, config, partial(forward, model)),
             "boundary": partial(evaluate_native, config, partial(forward, model), with_boundary=True),
@@ -141,10 +157,10 @@ def constant(tasks: Mapping[str, Task], sample: Mapping) -> dict[str, np.ndarray
     }
 
 
-def overall(config: VisionConfig, figures: Mapping) -> dict[str, float]:
+def overall(config: VisionConfig, metrics: Mapping) -> dict[str, float]:
     """Δm, where there is something to measure it against."""
-    tasks = config.task_objects().values()
-    return {"delta_m": delta_m(figures, read_baseline(config.baselines, tasks), tasks)} if config.baselines else {}
+    tasks = config.make_tasks().values()
+    return {"delta_m": delta_m(metrics, read_baseline(config.baselines, tasks), tasks)} if config.baselines else {}
 
 
 def pictures(tasks: Mapping[str, Task], side: int, outputs: Mapping, batch: Mapping) -> dict[str, np.ndarray]:

@@ -6,15 +6,13 @@ beyond that is either listed as droppable or an error.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mtlora_jax.errors import UserError
-
-MAX_LISTED = 5
-"""Keys an error message spells out; the rest it counts."""
+from mtlora_jax.listing import listed
 
 
 class Layout(NamedTuple):
@@ -24,11 +22,13 @@ class Layout(NamedTuple):
       load: their tensors to our leaf.
       save: our leaf to their tensors, the exact inverse.
       fit: changes one of their tensors to a wanted shape where that keeps its meaning (bias tables of another window).
+      layers: length of our leaf's leading axis, if they keep its entries apart; `load` and `save` are of one entry.
     """
 
     load: Callable[..., np.ndarray]
     save: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     fit: Callable[[np.ndarray, tuple[int, ...]], np.ndarray] | None = None
+    layers: int = 0
 
 
 def single(load: Callable[[np.ndarray], np.ndarray], save: Callable[[np.ndarray], np.ndarray], **more) -> Layout:
@@ -56,12 +56,31 @@ def joined(layout: Layout, parts: int) -> Layout:
     )
 
 
+def stacked(layout: Layout, layers: int) -> Layout:
+    """A leaf `[layers, ...]` of which they keep every layer in tensors of its own."""
+    return layout._replace(layers=layers)
+
+
+def stack_of(layout: Layout) -> Layout:
+    """One tensor for each entry of a leaf's leading axis, all of them read at once."""
+    return Layout(
+        lambda *tensors: np.stack([layout.load(x) for x in tensors]),
+        lambda leaf: tuple(layout.save(x)[0] for x in leaf),
+    )
+
+
+def twice(layout: Layout) -> Layout:
+    """Tensors that they store a second time under further names."""
+    return Layout(lambda *tensors: layout.load(*tensors[: len(tensors) // 2]), lambda leaf: layout.save(leaf) * 2)
+
+
 class Row(NamedTuple):
     """One line of a table; the first whose `path` matches the whole of a leaf's path counts.
 
     Attributes:
       path: regex over our path `module/.../leaf`.
-      names: their names, with the regex's groups as `\\1`.
+      names: their names, with the regex's groups as `\\1`. A name that ends in `[3]` is entry 3 of a tensor's leading
+        axis, whose other entries are other leaves of ours; such a name has no groups.
     """
 
     path: str
@@ -135,7 +154,8 @@ def load(
       UserError: a shape differs (the first in the source's order is named), a target has no source, or keys are left
         over.
     """
-    rows, wanted, missing, filled = tuple(rows), set(), [], {}
+    source = apart(source, rows := tuple(rows))
+    wanted, missing, filled = set(), [], {}
     misfits: dict[str, str] = {}
     for path, target in targets.items():
         names, layout = lookup(path, rows)
@@ -143,25 +163,163 @@ def load(
         if absent := [name for name in names if name not in source]:
             missing += absent
             continue
-        # A broadcast scalar has the shape and no memory: it tells what their tensors have to look like.
-        shapes = [x.shape for x in layout.save(np.broadcast_to(np.zeros((), np.float32), target.shape))]
-        tensors = [_fitted(source[n], shape, layout) for n, shape in zip(names, shapes, strict=True)]
-        for name, tensor, shape in zip(names, tensors, shapes, strict=True):
-            if tensor.shape != shape:
-                misfits[name] = f"{name} has shape {tensor.shape}, the model needs {shape}"
+        shapes = dict(zip(names, their_shapes(target.shape, layout), strict=True))
+        tensors = {name: _fitted(source[name], shape, layout) for name, shape in shapes.items()}
+        for name, shape in shapes.items():
+            if tensors[name].shape != shape:
+                misfits[name] = f"{name} has shape {tensors[name].shape}, the model needs {shape}"
         if misfits.keys().isdisjoint(names):
-            filled[path] = np.ascontiguousarray(layout.load(*tensors).astype(target.dtype)).reshape(target.shape)
+            leaf = our_leaf(tensors.__getitem__, names, layout)
+            filled[path] = np.ascontiguousarray(leaf.astype(target.dtype)).reshape(target.shape)
     if misfits:
         raise UserError(f"{where} is of another size: {next(misfits[key] for key in source if key in misfits)}")
+    check_accounted(source, wanted, missing, droppable, where)
+    return filled
+
+
+def check_accounted(
+    source: Iterable[str], wanted: set[str], missing: Iterable[str], droppable: Iterable[str], where: str
+) -> None:
+    """Raises UserError where a target has no source, or keys are left over that are not droppable."""
     left = [key for key in source if key not in wanted and not any(re.fullmatch(d, key) for d in droppable)]
     problems = []
-    if missing:
+    if missing := list(missing):
         problems.append(f"lacks {listed(missing)}")
     if left:
         problems.append(f"has keys that the model does not: {listed(left)}")
     if problems:
         raise UserError(f"{where} {' and '.join(problems)}")
-    return filled
+
+
+def their_shapes(shape: tuple[int, ...], layout: Layout) -> list[tuple[int, ...]]:
+    """The shapes that a leaf's tensors have on the other side, in the order of their names."""
+    # A broadcast scalar has the shape and no memory.
+    one = np.broadcast_to(np.zeros((), np.float32), shape[1:] if layout.layers else shape)
+    return [x.shape for x in layout.save(one)] * max(layout.layers, 1)
+
+
+def our_leaf(get: Callable[[str], np.ndarray], names: tuple[str, ...], layout: Layout) -> np.ndarray:
+    """One of our leaves; of stacked layers, a layer's tensors are held at a time.
+
+    Args:
+      get: their tensor of a name.
+    """
+    if not layout.layers:
+        return layout.load(*map(get, names))
+    count, leaf = len(names) // layout.layers, None
+    for i in range(layout.layers):
+        layer = layout.load(*map(get, names[i * count : (i + 1) * count]))
+        leaf = np.empty((layout.layers, *layer.shape), layer.dtype) if leaf is None else leaf
+        leaf[i] = layer
+    return leaf
+
+
+class MappedLeaves(Mapping):
+    """`{our path: array}` of a source that is read leaf by leaf, in the dtype it is stored in.
+
+    Args:
+      source: their names to arrays, read when they are asked for.
+      targets: our paths to anything with a `shape`.
+      rows, droppable, where: as in `load`.
+
+    Raises:
+      UserError: a target has no source, or keys are left over; on access, a shape differs.
+    """
+
+    def __init__(
+        self,
+        source: Mapping[str, np.ndarray],
+        targets: Mapping[str, Any],
+        rows: Iterable[Row],
+        droppable: Iterable[str] = (),
+        where: str = "the checkpoint",
+    ):
+        rows = tuple(rows)
+        self._source, self._targets, self._where = source, dict(targets), where
+        self._rows = {path: lookup(path, rows) for path in targets}
+        wanted = [name for names, _ in self._rows.values() for name in names]
+        check_accounted(source, set(wanted), [name for name in wanted if name not in source], droppable, where)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        """A leaf's shape, without reading it."""
+        return self._targets[path].shape
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        names, layout = self._rows[path]
+        shapes = dict(zip(names, their_shapes(self.shape(path), layout), strict=True))
+
+        def get(name: str) -> np.ndarray:
+            tensor = self._source[name]
+            if tensor.shape != shapes[name]:
+                raise UserError(
+                    f"{self._where} is of another size: {name} has shape {tensor.shape}, the model needs {shapes[name]}"
+                )
+            return tensor
+
+        return our_leaf(get, names, layout)
+
+
+class MappedTensors(Mapping):
+    """`{their name: array}` of our leaves, made when it is asked for: the inverse of `MappedLeaves`."""
+
+    def __init__(self, leaves: Mapping[str, np.ndarray], rows: Iterable[Row]):
+        rows = tuple(rows)
+        self._leaves = leaves
+        self._at = {}
+        for path in leaves:
+            names, layout = lookup(path, rows)
+            self._at |= {name: (path, i, len(names), layout) for i, name in enumerate(names)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._at)
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path, i, count, layout = self._at[name]
+        leaf = self._leaves[path]
+        if layout.layers:
+            layer, i = divmod(i, count // layout.layers)
+            leaf = leaf[layer]
+        return layout.save(np.asarray(leaf))[i]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of every tensor; those of one leaf are equally large."""
+        return {name: self._leaves[path].nbytes // count for name, (path, _, count, _) in self._at.items()}
+
+
+ENTRY = re.compile(r"(.*)\[(\d+)\]")
+"""A name that stands for one entry of a tensor."""
+
+
+def apart(source: Mapping[str, np.ndarray], rows: Iterable[Row]) -> Mapping[str, np.ndarray]:
+    """The source with the entries of its tensors under names of their own, where rows name entries."""
+    cut = {match[1] for row in rows for name in row.names if (match := ENTRY.fullmatch(name))}
+    if not cut:
+        return source
+    found: dict[str, np.ndarray] = {}
+    for name, tensor in source.items():
+        if name in cut:
+            found |= {f"{name}[{i}]": entry for i, entry in enumerate(tensor)}
+        else:
+            found[name] = tensor
+    return found
+
+
+def together(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `apart`: entries of one tensor stacked in their order."""
+    entries: dict[str, dict[int, np.ndarray]] = {}
+    for name, tensor in tensors.items():
+        match = ENTRY.fullmatch(name)
+        entries.setdefault(match[1] if match else name, {})[int(match[2]) if match else -1] = tensor
+    return {name: of[-1] if -1 in of else np.stack([of[i] for i in range(len(of))]) for name, of in entries.items()}
 
 
 def _fitted(value, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
@@ -171,16 +329,5 @@ def _fitted(value, shape: tuple[int, ...], layout: Layout) -> np.ndarray:
 
 def save(leaves: Mapping[str, np.ndarray], rows: Iterable[Row]) -> dict[str, np.ndarray]:
     """The inverse of `load`: our paths to their names."""
-    rows, result = tuple(rows), {}
-    for path, leaf in leaves.items():
-        names, layout = lookup(path, rows)
-        tensors = layout.save(np.asarray(leaf))
-        result |= {n: np.ascontiguousarray(x).reshape(x.shape) for n, x in zip(names, tensors, strict=True)}
-    return result
-
-
-def listed(keys: Iterable[str]) -> str:
-    """The first keys and how many more there are."""
-    keys = list(keys)
-    more = f" and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
-    return ", ".join(keys[:MAX_LISTED]) + more
+    tensors = together(dict(MappedTensors(leaves, rows)))
+    return {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}

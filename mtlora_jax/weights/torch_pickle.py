@@ -58,7 +58,7 @@ class Tensor:
 
 
 class Inert(dict):
-    """Stands for an object that is no tensor: keeps the items it is given, if any, and does nothing."""
+    """Stands for an object that is not a tensor: keeps the items it is given, if any, and does nothing."""
 
     __hash__ = object.__hash__
 
@@ -277,7 +277,7 @@ def _read_legacy(file: BinaryIO) -> Any:
         return _Unpickler(file, storage).load()
 
     if unpickle() != LEGACY_MAGIC:
-        raise UserError("it is no torch checkpoint")
+        raise UserError("it is not a torch checkpoint")
     unpickle()
     if unpickle().get("little_endian") is not True:
         raise UserError("its bytes are in big-endian order")

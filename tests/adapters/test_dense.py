@@ -6,26 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, IN, OUT, Layer, layer_of, parts
+from battery import CASES, IDS, IN, OUT, Layer, layer_of, same
 from flax import linen as nn
 from flax import traverse_util
+from models import Model, noisy
 
 from mtlora_jax import adapters
-from mtlora_jax.adapters import CannotMerge, Dense, Full, LoRA, MTLoRA, Spec, Streams
+from mtlora_jax.adapters import Dense, LoRA, MTLoRA, Streams
 
 KEY = jax.random.key(0)
 X = layer_of("lora").inputs["array"]
-
-
-def same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def noisy(tree):
-    """The tree with every leaf moved, so that no update is zero."""
-    rng = np.random.default_rng(4)
-    return jax.tree.map(lambda a: a + jnp.asarray(rng.normal(size=a.shape), a.dtype), tree)
 
 
 # --- base weights
@@ -36,7 +26,7 @@ def noisy(tree):
 def test_base_weights_have_the_bits_of_a_plain_dense(keys, slots):
     expected = nn.Dense(6).init(KEY, X)["params"]
     same(Dense(6).init(keys, X), {"params": expected})
-    for name in ("lora", "full", "matrixv2, shared", "addition, per_task, trainable scales"):
+    for name in ("lora", "full", "mtlora, matrixv2, shared", "mtlora, addition, per_task"):
         variables = Dense(6, adapter=CASES[name], slots=slots).init(keys, X)
         same(variables["params"], expected)
         assert set(variables) == {"params", "lora"}, name
@@ -47,27 +37,23 @@ def test_without_a_bias_there_is_none():
     assert set(variables["params"]) == {"kernel"}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_face_is_the_function(name):
-    layer = layer_of(name)
-    module = Dense(OUT, adapter=layer.spec)
-    kernel, bias = layer.base
-    variables = {"params": {"kernel": kernel, "bias": bias}, "lora": layer.leaves}
-    for x in layer.inputs.values():
-        same(module.apply(variables, x), layer.apply(layer.leaves, x))
-        half = module.clone(dtype=jnp.bfloat16).apply(variables, x)
-        assert {a.dtype for a in jax.tree.leaves(half)} == {jnp.dtype(jnp.bfloat16)}
-
-
 def test_adapters_are_drawn_leaf_by_leaf():
     def drawn(**options):
         spec = MTLoRA(rank=2, tasks=("a", "b"), task_ranks=(2, 1), task_scales=(1.0, 1.0), **options)
         return Dense(OUT, adapter=spec).init(KEY, X)["lora"]
 
     plain, scaled = drawn(), drawn(trainable_scale=True, trainable_task_scales=True)
-    assert set(scaled) - set(plain) == {"shared_scale", "a_scale", "b_scale"}
+    plain, scaled = (traverse_util.flatten_dict(tree, sep="/") for tree in (plain, scaled))
+    assert set(scaled) - set(plain) == {"shared_scale", "tasks/a/scale", "tasks/b/scale"}
     same(plain, {name: scaled[name] for name in plain})
-    same(drawn(mode="addition")["a_A"], plain["a_A"])
+    same(drawn(mode="addition")["tasks"]["a"]["A"], plain["tasks/a/A"])
+
+
+def test_a_task_may_be_called_anything():
+    spec = MTLoRA(rank=2, tasks=("shared", "norm", "a_b"), task_ranks=(2, 2, 2), task_scales=(1.0,) * 3)
+    leaves = Dense(OUT, adapter=spec).init(KEY, X)["lora"]
+    drawn = [leaves["shared_A"], *(own["A"] for own in leaves["tasks"].values())]
+    assert all((a != b).any() for i, a in enumerate(drawn) for b in drawn[:i])
 
 
 def test_dropout_of_the_face_draws_from_its_stream_while_training():
@@ -83,26 +69,6 @@ def test_dropout_of_the_face_draws_from_its_stream_while_training():
 
 
 # --- leaves that do not fit (Flax notices none of this)
-
-
-class Model(nn.Module):
-    """Layers one below the other, to have paths."""
-
-    adapter: Spec | None = None
-    slots: tuple[str, ...] = ()
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        x = Dense(6, adapter=self.adapter, slots=self.slots, name="first")(x, train=train)
-        return Inner(self.adapter, name="inner")(x)
-
-
-class Inner(nn.Module):
-    adapter: Spec | None
-
-    @nn.compact
-    def __call__(self, x):
-        return Dense(4, adapter=self.adapter, name="second")(x)
 
 
 def without(path):
@@ -122,8 +88,13 @@ MISFITS = [
     (None, (), with_("inner/second/B", (2, 4)), "lora/inner/second/B was passed to a layer built without"),
     (LoRA(rank=2), ("q", "k"), without("first/k/A"), "lora/first/k/A is missing"),
     (LoRA(rank=2), ("q", "k"), with_("first/q/B", (3, 3)), "lora/first/q/B has shape (3, 3)"),
-    (LoRA(rank=2), ("q", "k"), with_("first/A", (4, 2)), "lora/first/A is no slot of this layer: its slots are q, k"),
-    (LoRA(rank=2), (), with_("first/q/A", (4, 2)), "lora/first/q is not a leaf of this adapter"),
+    (
+        LoRA(rank=2),
+        ("q", "k"),
+        with_("first/A", (4, 2)),
+        "lora/first/A is not a slot of this layer: its slots are q, k",
+    ),
+    (LoRA(rank=2), (), with_("first/q/A", (4, 2)), "lora/first/q/A is not a leaf of this adapter"),
 ]
 
 
@@ -160,77 +131,14 @@ def test_slots_must_divide_the_width():
 def test_slots_are_separate_layers_side_by_side(name):
     spec = CASES[name]
     fused, single = Dense(3 * OUT, adapter=spec, slots=("q", "k", "v")), Dense(OUT, adapter=spec)
-    variables = noisy(fused.init(KEY, X))
+    variables = noisy(fused.init(KEY, X, task_id=IDS))
     for x in Layer(spec).inputs.values():
         separate = []
         for i, slot in enumerate("qkv"):
             columns = jax.tree.map(lambda a, i=i: a[..., i * OUT : (i + 1) * OUT], variables["params"])
-            separate.append(single.apply({"params": columns, "lora": variables["lora"][slot]}, x))
+            separate.append(single.apply({"params": columns, "lora": variables["lora"][slot]}, x, task_id=IDS))
         expected = jax.tree.map(lambda *columns: jnp.concatenate(columns, -1), *separate)
-        same(fused.apply(variables, x), expected)
-
-
-# --- a whole model
-
-
-def test_sites_are_the_adapted_layers():
-    found = adapters.sites(Model(LoRA(rank=2), ("q", "k")), X, train=True)
-    assert {path: layer.slots for path, layer in found.items()} == {("first",): ("q", "k"), ("inner", "second"): ()}
-    assert adapters.sites(Model(), jax.ShapeDtypeStruct(X.shape, X.dtype)) == {}
-
-
-@pytest.mark.parametrize("slots", [(), ("q", "k")])
-def test_a_merged_model_is_a_plain_one(slots):
-    model = Model(LoRA(rank=2), slots)
-    variables = noisy(model.init(KEY, X))
-    before = jax.tree.map(jnp.copy, variables)
-    merged = adapters.merge(variables, adapters.sites(model, X))
-    same(variables, before)
-    assert set(merged) == {"params"}
-    np.testing.assert_allclose(Model().apply(merged, X), model.apply(variables, X), rtol=1e-5, atol=1e-4)
-    assert jax.tree.structure(merged) == jax.tree.structure(Model().init(KEY, X))
-
-
-def test_a_layer_with_slots_is_exported_as_one_pair():
-    model = Model(LoRA(rank=2), ("q", "k"))
-    variables = noisy(model.init(KEY, X))
-    found = adapters.sites(model, X)
-    merged = adapters.merge(variables, found)["params"]
-    A, B = adapters.export(variables, found)[("first",)]
-    assert A.shape[1] == B.shape[0] == 2 * 2
-    np.testing.assert_allclose(A @ B, merged["first"]["kernel"] - variables["params"]["first"]["kernel"], atol=1e-5)
-
-
-def test_a_part_of_a_model_can_be_merged():
-    model = Model(LoRA(rank=2), ("q", "k"))
-    variables = noisy(model.init(KEY, X))
-    layers = {path: layer for path, layer in adapters.sites(model, X).items() if path == ("first",)}
-    merged = adapters.merge(variables, layers)
-    assert set(merged["lora"]) == {"inner"}
-    same(merged["lora"]["inner"], variables["lora"]["inner"])
-    same(merged["params"]["inner"], variables["params"]["inner"])
-
-
-def test_merging_picks_a_task():
-    spec = Full(("a", "b"))
-    layer = Layer(spec)
-    kernel, bias = layer.base
-    variables = {"params": {"kernel": kernel, "bias": bias}, "lora": layer.leaves}
-    sites = adapters.sites(Dense(OUT, adapter=spec), X)
-    y = parts(layer.apply(layer.leaves, X), spec.tasks)
-    for t in (None, "a", "b"):
-        merged = adapters.merge(variables, sites, t)
-        np.testing.assert_allclose(Dense(OUT).apply(merged, X), y[t or "shared"], rtol=1e-5, atol=1e-5)
-
-
-def test_a_layer_that_cannot_be_merged_is_named():
-    spec = MTLoRA(rank=2, tasks=("a",), task_ranks=(2,), task_scales=(1.0,))
-    model = Dense(OUT, adapter=spec, name="tail")
-    variables = {"params": {"tail": model.init(KEY, X)["params"]}, "lora": {"tail": model.init(KEY, X)["lora"]}}
-    with pytest.raises(CannotMerge, match=r"^tail cannot be merged: the published output of task a adds W"):
-        adapters.merge(variables, {("tail",): model}, "a")
-    with pytest.raises(ValueError, match="params/head/kernel is missing"):
-        adapters.merge(variables, {("head",): model})
+        same(fused.apply(variables, x, task_id=IDS), expected)
 
 
 def test_streams_of_a_plain_layer_get_the_same_kernel():

@@ -12,9 +12,9 @@ from mtlora_jax.convert.__main__ import main
 from mtlora_jax.convert.files import read_model
 from mtlora_jax.convert.task_names import OURS, THEIRS, rename
 from mtlora_jax.vision.swin_weights import load_backbone, load_weights
-from mtlora_jax.weights import source as sources
 from mtlora_jax.weights import torch_pickle as pth
 from mtlora_jax.weights import torch_pickle_write as pth_write
+from mtlora_jax.weights.hub import read
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_run_can_start_from_it(converted):
     model, _ = read_model(converted)
     leaves = load_weights(str(converted), model.backbone)
     assert {path.split("/")[0] for path in leaves} == {"params", "lora", "batch_stats"}
-    assert leaves.keys() == sources.read(converted).keys()
+    assert leaves.keys() == read(converted)[0].keys()
 
 
 def test_there_and_back_is_bit_identical(checkpoint, converted, tmp_path):
@@ -99,7 +99,7 @@ def test_renaming_inverts(converted):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["swin", "{data}/torch_zip.pth", "{out}.safetensors"], "is no Swin checkpoint"),
+        (["swin", "{data}/torch_zip.pth", "{out}.safetensors"], "is not a Swin checkpoint"),
         (["swin", "none.pth", "{out}.safetensors"], "there is no file none.pth"),
         (["swin", "{data}/swin_microsoft.pth", "{out}/none/x.safetensors"], "there is no directory"),
         (["reference", "{ckpt}/ckpt.pth", "{out}.safetensors"], "holds no config: give the yaml"),

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from mtlora_jax.config import Optim
 from mtlora_jax.convert import llama, mtl_lora_reference, to_mtl_lora_reference
-from mtlora_jax.engine.optim import make_optimizer
+from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.decode import greedy, pad_left
 from mtlora_jax.text.workload import forward, sums, total
@@ -54,7 +54,7 @@ def test_plain_models_give_the_reference_s_logits_and_tokens(name):
         np.testing.assert_allclose(
             apply(io[f"{side}_ids"], mask)[mask == 1], io[f"{side}_logits"][mask == 1], atol=1e-4
         )
-    out = greedy(model, variables, io["left_ids"], io["left_mask"], new=16, eos=-1)
+    out = greedy(model, variables, io["left_ids"], io["left_mask"], max_new_tokens=16, eos=-1)
     np.testing.assert_array_equal(out, io["gen_tokens"])
 
 
@@ -76,7 +76,7 @@ def test_adapted_models_give_the_reference_s_logits(name):
 def test_adapted_models_write_the_reference_s_tokens(name):
     model, variables = converted(name)
     task_id = golden(name)["task_ids"].astype(np.int32)
-    out = greedy(model, variables, INPUTS["left_ids"], INPUTS["left_mask"], task_id, new=16, eos=-1)
+    out = greedy(model, variables, INPUTS["left_ids"], INPUTS["left_mask"], task_id, max_new_tokens=16, eos=-1)
     np.testing.assert_array_equal(out, golden(name)["gen_tokens"])
 
 
@@ -86,7 +86,7 @@ def batch_of(tokens, mask, labels, task_id):
     return {
         "tokens": tokens.astype(np.int32),
         "targets": targets.astype(np.int32),
-        "attention_mask": mask.astype(np.int32),
+        "segment_ids": mask.astype(np.int32),
         "task_id": task_id.astype(np.int32),
         "valid": {task: np.ones(len(tokens), bool) for task in tasks},
     }
@@ -123,7 +123,7 @@ def test_ten_steps_of_adamw_end_where_the_reference_s_end():
     )
     model, variables = mtl_lora_reference(BASE, begin, CASES["mtl_lora_llama_qkvo"])
     optim = Optim(lr=0.01, schedule="linear", warmup_steps=2, weight_decay=0.0, clip_norm=1.0, absent_tasks="step")
-    optimizer = make_optimizer(optim, 10, jax.tree.map(lambda leaf: "decay", variables["lora"]))
+    optimizer = make_optimizer(optim, schedule(optim, 10), jax.tree.map(lambda leaf: "decay", variables["lora"]))
 
     @jax.jit
     def step(lora, state, batch):
@@ -173,7 +173,7 @@ def test_decoding_with_a_cache_is_recomputing_everything():
     model, variables = converted("mtl_lora_llama_qkvo")
     prompts, task_id = [[5, 9, 77], [3], [200, 8, 8, 8, 61]], np.array([1, 3, 0], np.int32)
     tokens, mask = pad_left(prompts, 0, multiple=8)
-    out = np.asarray(greedy(model, variables, tokens, mask, task_id, new=6, eos=-1))
+    out = np.asarray(greedy(model, variables, tokens, mask, task_id, max_new_tokens=6, eos=-1))
     whole = [prompt + written.tolist() for prompt, written in zip(prompts, out, strict=True)]
     tokens, mask = pad_left(whole, 0, multiple=16)
     logits = model.apply(variables, tokens, attention_mask=mask, task_id=task_id)
@@ -184,9 +184,9 @@ def test_decoding_stops_at_the_end_of_a_text():
     model, variables = converted("mtl_lora_llama_qkvo")
     tokens, mask = pad_left([[5, 9, 77], [3]], 0, multiple=8)
     task_id = np.zeros(2, np.int32)
-    free = np.asarray(greedy(model, variables, tokens, mask, task_id, new=6, eos=-1))
+    free = np.asarray(greedy(model, variables, tokens, mask, task_id, max_new_tokens=6, eos=-1))
     eos = int(free[0, 2])
-    out = np.asarray(greedy(model, variables, tokens, mask, task_id, new=6, eos=eos))
+    out = np.asarray(greedy(model, variables, tokens, mask, task_id, max_new_tokens=6, eos=eos))
     first = free[0].tolist().index(eos)
     assert out[0].tolist() == free[0, :first].tolist() + [eos] * (6 - first)
 
@@ -207,14 +207,18 @@ KEY = "model.layers.0.self_attn.q_proj.lora_A"
     ("change", "hyper", "message"),
     [
         (lambda s: s.pop(KEY), {}, f"lacks {KEY}"),
-        (lambda s: s.update({"model.layers.9.lora_A": s[KEY]}), {}, "also holds model.layers.9.lora_A"),
+        (
+            lambda s: s.update({"model.layers.9.lora_A": s[KEY]}),
+            {},
+            "has keys that the model does not: model.layers.9.lora_A",
+        ),
         (lambda s: s.update({KEY: s[KEY][:, :2]}), {}, r"q_proj.lora_A has shape \(1, 2, 64\), .* \(1, 4, 64\)"),
         (lambda s: None, {"r": 8}, "has shape"),
         (lambda s: None, {"tau": 0.0}, "temperature must be above 0, not 0.0"),
         (lambda s: None, {"target_modules": ["q_proj", "x_proj"]}, "names 'x_proj'"),
-        (lambda s: None, {"target_modules": ["q_proj"]}, "also holds .* target_modules leaves them out"),
+        (lambda s: None, {"target_modules": ["q_proj"]}, "target_modules q_proj, has keys that the model does not"),
         (lambda s: None, {"target_modules": []}, "target_modules is empty"),
-        (lambda s: None, {"n_tasks": 3}, "has shape"),
+        (lambda s: None, {"n_tasks": 3}, r"does not: .*lora_lambdas\[3\]"),
     ],
 )
 def test_files_and_hyper_parameters_that_do_not_fit_are_one_line(change, hyper, message):
@@ -251,7 +255,7 @@ def folder_with(tmp_path, **config):
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope scaling 'yarn'"),
         ({"num_key_value_heads": 3}, "4 heads cannot share 3 key heads"),
         ({"num_hidden_layers": 3}, "lacks model.layers.2"),
-        ({"num_hidden_layers": 1}, "holds model.layers.1"),
+        ({"num_hidden_layers": 1}, "has keys that the model does not: model.layers.1"),
         ({"tie_word_embeddings": False, "vocab_size": 255}, r"embed_tokens.weight has shape \(256, 64\).*\(255, 64\)"),
     ],
 )
@@ -264,7 +268,7 @@ def test_truncated_weights_are_one_line(tmp_path):
     folder = folder_with(tmp_path)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="cannot be read, is it truncated"):
+    with pytest.raises(UserError, match="is truncated, damaged, or not a safetensors file"):
         llama(folder)
     file.unlink()
     with pytest.raises(UserError, match="holds no weights"):

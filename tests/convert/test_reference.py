@@ -13,7 +13,7 @@ from small_config import SMALL, changed, random_state_dict
 from mtlora_jax.convert import mtlora_reference, reference, to_mtlora_reference
 from mtlora_jax.convert.reference_config import read_model
 from mtlora_jax.errors import UserError
-from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights import mapping
 
 
 def assert_same_bits(ours: dict, theirs: dict) -> None:
@@ -47,7 +47,7 @@ def test_names_and_shapes_of_the_published_checkpoint():
     }
     model = read_model(config)
     zero = {path: np.broadcast_to(np.float32(0), x.shape) for path, x in reference.abstract(model).items()}
-    ours = reference.buffers(model.backbone) | keys.save(zero, reference.rows(model))
+    ours = reference.buffers(model.backbone) | mapping.save(zero, reference.rows(model))
     assert {name: list(x.shape) for name, x in ours.items()} == names
 
 
@@ -177,7 +177,6 @@ def test_a_checkpoint_that_does_not_fit(change, message):
         ({"split_qkv": True}, "q, k and v carry an adapter each"),
         ({"task_base": "per_task"}, "frozen product of its own input"),
         ({"task_residual": "kept", "proj": False}, "keep the residual"),
-        ({"folded": True}, "folded"),
     ],
 )
 def test_forms_the_reference_cannot_hold(changes, reason):
@@ -185,3 +184,5 @@ def test_forms_the_reference_cannot_hold(changes, reason):
     model = model.clone(placement=replace(model.placement, **changes))
     with pytest.raises(UserError, match=reason):
         to_mtlora_reference(model, variables)
+    with pytest.raises(UserError, match=f"{reason}.* and adapters are folded"):
+        to_mtlora_reference(model.clone(folded=True), variables)

@@ -102,11 +102,11 @@ def test_an_unknown_head_is_aspp_as_there():
     [
         (
             {"MODEL.MTLORA.RNAK": 4},
-            r"^MODEL\.MTLORA\.RNAK is no key of the reference's config; the nearest is MODEL\.MTLORA\.R",
+            r"^MODEL\.MTLORA\.RNAK is not a key of the reference's config; the nearest is MODEL\.MTLORA\.R",
         ),
         ({"MODEL.SWIN.WINDW_SIZE": 7}, r"the nearest is MODEL\.SWIN\.WINDOW_SIZE$"),
         ({"TRAIN.EPOCS": 7}, r"the nearest is TRAIN\.EPOCHS$"),
-        ({"MODEL.SWIN": 7}, r"MODEL\.SWIN is no key"),
+        ({"MODEL.SWIN": 7}, r"MODEL\.SWIN is not a key"),
         (
             {f"{MTLORA}.R_PER_TASK": {"semseg": [2], "shared": [2]}},
             r"R_PER_TASK lacks sal: it needs one entry for each of",
@@ -141,7 +141,11 @@ def test_yaml_with_a_base(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is no YAML"), ("- 1\n", "holds no mapping"), ("!!python/object/apply:os.system ['true']", "is no YAML")],
+    [
+        ("a: [", "is not YAML"),
+        ("- 1\n", "holds no mapping"),
+        ("!!python/object/apply:os.system ['true']", "is not YAML"),
+    ],
 )
 def test_yaml_that_is_none(text, message, tmp_path):
     (tmp_path / "x.yaml").write_text(text)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mtlora_jax.engine.curves import COLUMNS, _averaged, _curves, draw_curves, save_curves
+from mtlora_jax.engine.curves import COLUMNS, _averaged, _curves, plot_curves, save_curves
 
 
 def run(steps, tasks=("b", "a")):
@@ -34,7 +34,7 @@ def test_what_is_no_number_is_left_out():
 
 @pytest.mark.parametrize("records", [list(run(20)), list(run(0)), [{"step": 7, "kind": "train", "loss": 3.0}]])
 def test_draws_from_one_point_on(records):
-    picture = draw_curves(records)
+    picture = plot_curves(records)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     assert picture.shape[2] == 3
@@ -45,7 +45,7 @@ def test_draws_from_one_point_on(records):
 
 
 def test_nothing_recorded_draws_nothing(tmp_path):
-    assert draw_curves([]) is None
+    assert plot_curves([]) is None
     save_curves(tmp_path / "none.jsonl", tmp_path / "curves.png")
     (tmp_path / "empty.jsonl").write_text("")
     save_curves(tmp_path / "empty.jsonl", tmp_path / "curves.png")
@@ -56,7 +56,7 @@ def test_saves_a_png_and_nothing_else(tmp_path):
     records = list(run(20))
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     save_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "curves.png")), draw_curves(records))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "curves.png")), plot_curves(records))
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.jsonl", "curves.png"}
 
 

@@ -32,9 +32,9 @@ def records(tmp_path):
     return [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
 
 
-def test_records_steps_and_figures(log, tmp_path):
+def test_records_steps_and_metrics(log, tmp_path):
     with log(every=2, steps=5) as writer:
-        writer.figures(0, {"a": {"loss": 2.0, "miou": float("nan")}, "total": {"loss": 2.0}})
+        writer.evaluation(0, {"a": {"loss": 2.0, "miou": float("nan")}, "total": {"loss": 2.0}})
         for step in range(1, 6):
             writer.step(step, {"loss": np.float32(1 / step), "loss/a": 0.25})
     assert records(tmp_path) == [
@@ -56,7 +56,7 @@ def test_resume_cuts_what_will_be_repeated(log, tmp_path):
     with log() as writer:
         for step in (1, 2, 3):
             writer.step(step, {"loss": float(step)})
-            writer.figures(step, {"a": {"loss": 1.0}})
+            writer.evaluation(step, {"a": {"loss": 1.0}})
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 4, "ki')
     with log(first=2) as writer:
@@ -86,7 +86,7 @@ def test_tensorboard_reads_scalars_and_pictures_and_forgets_the_former_life(log,
             writer.step(step, {"loss": float(step)})
     with log(first=1) as writer:
         writer.step(2, {"loss": 20.0})
-        writer.figures(2, {"a": {"miou": 0.5}})
+        writer.evaluation(2, {"a": {"miou": 0.5}})
         writer.picture(2, "semseg", np.zeros((4, 6, 3), np.uint8))
     events = EventAccumulator(str(tmp_path / TENSORBOARD))
     events.Reload()
@@ -109,7 +109,7 @@ def test_without_tensorboard_one_line_says_so(log, tmp_path, monkeypatch):
 def test_other_processes_write_nothing(log, tmp_path):
     with log(active=False) as writer:
         writer.step(1, {"loss": 1.0})
-        writer.figures(1, {"a": {"loss": 1.0}})
+        writer.evaluation(1, {"a": {"loss": 1.0}})
         writer.picture(1, "x", np.zeros((4, 6, 3), np.uint8))
         writer.say("hello")
     assert list(tmp_path.iterdir()) == []

@@ -57,6 +57,8 @@ def test_put_batch(sizes):
         "id": np.arange(8, dtype=np.int64),
     }
     placed = put_batch(batch, mesh)
+    ids = batch.pop("id")
+    assert len(ids) == 8
     jax.tree.map(np.testing.assert_array_equal, placed, batch)
     assert placed["image"].dtype == np.uint8
     assert placed["valid"]["depth"].dtype == bool

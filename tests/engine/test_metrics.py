@@ -1,4 +1,4 @@
-"""I10: figures do not depend on how a set is cut, ordered, padded or divided."""
+"""I10: metrics do not depend on how a set is cut, ordered, padded or divided."""
 
 import jax
 import jax.numpy as jnp
@@ -44,9 +44,9 @@ def sets():
 @pytest.mark.parametrize("name", TASKS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_figures_do_not_depend_on_batches_order_padding_or_processes(sets, name, data):
+def test_metrics_do_not_depend_on_batches_order_padding_or_processes(sets, name, data):
     task, per_image = sets[name]
-    figures = task.compute(metrics.update(metrics.empty(), per_image, np.ones(IMAGES, bool)))
+    expected = task.compute(metrics.update(metrics.empty(), per_image, np.ones(IMAGES, bool)))
     order = data.draw(st.permutations(range(IMAGES)))
     cuts = sorted(data.draw(st.sets(st.integers(1, IMAGES - 1))))
     padding = data.draw(st.integers(0, 3))
@@ -59,7 +59,7 @@ def test_figures_do_not_depend_on_batches_order_padding_or_processes(sets, name,
     state = metrics.empty()
     for other in processes:
         state = metrics.merge(state, other)
-    assert task.compute(state) == pytest.approx(figures, rel=1e-12, nan_ok=True)
+    assert task.compute(state) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 @pytest.mark.parametrize("name", TASKS)

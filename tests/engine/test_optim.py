@@ -44,7 +44,8 @@ def test_clipping_adds_the_references_epsilon(limit):
 
 def one_step(labels, present, grads=1.0):
     params = {name: jnp.full((2,), 2.0) for name in labels}
-    optimizer = make_optimizer(Optim(lr=0.1, lr_warmup=0.1, weight_decay=0.5, clip_norm=0.0), 10, labels)
+    optim = Optim(lr=0.1, lr_warmup=0.1, weight_decay=0.5, clip_norm=0.0)
+    optimizer = make_optimizer(optim, schedule(optim, 10), labels)
     state = optimizer.init(params)
     gradients = jax.tree.map(lambda p: jnp.full_like(p, grads), params)
     updates, after = optimizer.update(gradients, state, params, present=present)

@@ -18,14 +18,14 @@ CUBE = MESHES[2]
 @pytest.mark.parametrize(
     ("names", "shape", "expected"),
     [
-        (("embed", "heads"), (16, 32), P("fsdp", "tensor")),
-        (("embed", "heads"), (4, 16, 32), P(None, "fsdp", "tensor")),
-        (("embed", "heads"), (3, 2, 16, 32), P(None, None, "fsdp", "tensor")),
-        (("embed", "heads"), (15, 32), P(None, "tensor")),
-        (("embed", "heads"), (32,), P("tensor")),
-        (("embed", "heads"), (), P()),
+        (("embed", "inner"), (16, 32), P("fsdp", "tensor")),
+        (("embed", "inner"), (4, 16, 32), P(None, "fsdp", "tensor")),
+        (("embed", "inner"), (3, 2, 16, 32), P(None, None, "fsdp", "tensor")),
+        (("embed", "inner"), (15, 32), P(None, "tensor")),
+        (("embed", "inner"), (32,), P("tensor")),
+        (("embed", "inner"), (), P()),
         (("embed", "embed"), (16, 16), P("fsdp")),
-        ((None, "mlp"), (8, 31), P()),
+        ((None, "inner"), (8, 31), P()),
         ((), (16, 16), P()),
     ],
 )
@@ -49,6 +49,6 @@ def test_any_leaf_is_legal_on_any_mesh(shape, names, mesh):
 def test_moments_lie_where_their_leaf_lies():
     leaf = np.zeros((16, 32), np.float32)
     tree = {"params": {"q": {"kernel": leaf}}, "opt": {"mu": {"params": {"q": {"kernel": leaf}}}, "count": np.int32(0)}}
-    found = shardings(((r"q/kernel$", ("embed", "heads")),), tree, CUBE)
+    found = shardings(((r"q/kernel$", ("embed", "inner")),), tree, CUBE)
     assert found["opt"]["mu"]["params"]["q"]["kernel"] == found["params"]["q"]["kernel"]
     assert found["opt"]["count"].spec == P()

@@ -51,11 +51,8 @@ def same(a, b):
 
 def owned(tree, task: str) -> dict[str, np.ndarray]:
     """The arrays of a state, moments included, that belong to one task alone."""
-    owners = (
-        (rf"(projections/|heads_){task}/", task),
-        (rf"lora/.*/{task}_(A|B|scale)$", task),
-    )
-    return {path: leaf for path, leaf in tables.flatten(tree).items() if tables.match(owners, path)}
+    owners = ((rf"(projections/|heads_){task}/", task),)
+    return {path: leaf for path, leaf in tables.flatten(tree).items() if tables.owner(owners, path) == task}
 
 
 class OnMesh:
@@ -66,7 +63,7 @@ class OnMesh:
         self.workload = make_workload(CONFIG)
         begun = start(self.workload, CONFIG, mesh)
         self.begun, self.frozen = begun.state, begun.frozen
-        self.step = make_train_step(self.workload, recording(begun.optimizer), CONFIG.seed, mesh)
+        self.step = make_train_step(self.workload, recording(begun.optimizer), begun.learning_rate, CONFIG.seed, mesh)
 
     def __call__(self, state, batch):
         placed = jax.device_put(state, shardings(self.workload.axes, state, self.mesh))

@@ -5,16 +5,7 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from mtlora_jax.engine.tables import (
-    count,
-    flatten,
-    label_paths,
-    label_tree,
-    match,
-    parameter_table,
-    paths,
-    text_table,
-)
+from mtlora_jax.engine.tables import count, flatten, label_paths, match, owner, parameter_table, paths, unmatched_rows
 from mtlora_jax.errors import UserError
 
 TREE = {
@@ -39,28 +30,38 @@ def test_first_match_wins():
     assert match(TABLE[:1], "params/a/kernel", default="?") == "?"
 
 
-def test_labels_have_the_trees_structure_and_unused_rows_are_reported():
-    labels, unused = label_tree(TABLE, TREE)
-    assert labels == {
-        "params": {"a": {"kernel": "frozen", "bias": "no_decay"}, "b": {"kernel": "rest"}},
-        "lora": {"a": {"A": "decay"}},
+def test_every_path_is_labelled_and_rows_that_match_nothing_are_reported():
+    assert label_paths(TABLE, paths(TREE)) == {
+        "lora/a/A": "decay",
+        "params/a/bias": "no_decay",
+        "params/a/kernel": "frozen",
+        "params/b/kernel": "rest",
     }
-    assert unused == ["^never/"]
-    # A row hidden by earlier ones is unused as well.
-    assert label_paths((("a", 1), ("aa", 2)), ["aa"]) == ({"aa": 1}, ["aa"])
+    assert unmatched_rows(TABLE, paths(TREE)) == ["^never/"]
+    # A row hidden by earlier ones matches nothing either.
+    assert unmatched_rows((("a", 1), ("aa", 2)), ["aa"]) == ["aa"]
+
+
+def test_a_leaf_s_owner_is_read_off_its_path_whatever_tasks_are_called():
+    rows = (("^params/heads_nli/", "nli"), ("^params/heads_nli_hard/", "nli_hard"))
+    for task in ("nli", "nli_hard", "nli_A", "shared", "ARC-Easy"):
+        assert owner((), f"lora/layer/tasks/{task}/A") == task
+        assert owner((), f"0/mu/lora/layer/tasks/{task}/A") == task
+    assert owner(rows, "params/heads_nli_hard/out/kernel") == "nli_hard"
+    assert owner(rows, "lora/layer/shared_A") is None
 
 
 def test_every_leaf_must_match():
     with pytest.raises(
         UserError, match=r"^no row of the table matches params/a/bias, params/a/kernel, params/b/kernel$"
     ):
-        label_tree(TABLE[:1], TREE)
+        label_paths(TABLE[:1], paths(TREE))
     with pytest.raises(UserError, match=r"x0, x1, x2, x3, x4 and 95 more$"):
         label_paths((), [f"x{i}" for i in range(100)])
 
 
 def test_parameter_table():
-    labels, _ = label_paths(TABLE, paths(TREE))
+    labels = label_paths(TABLE, paths(TREE))
     shapes = jax.eval_shape(lambda: TREE)
     assert count(shapes) == 16
     assert parameter_table(shapes, labels).splitlines() == [
@@ -73,13 +74,3 @@ def test_parameter_table():
         "parameters: 16 total, 10 trainable (62.50%)",
     ]
     assert parameter_table({}, {}).endswith("parameters: 0 total, 0 trainable")
-
-
-def test_text_table():
-    assert text_table(("task", "n", "figure"), [("semseg", 1234, 0.51234), ("x", None, -12345.678)]).splitlines() == [
-        "task        n     figure",
-        "------  -----  ---------",
-        "semseg  1,234     0.5123",
-        "x           -  -12,345.7",
-    ]
-    assert text_table(("a", "b"), []) == "a  b\n-  -"

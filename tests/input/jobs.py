@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.input.protocols import Examples
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """A source whose every example tells its index."""
+class Numbers(Examples):
+    """Examples that tell their index."""
 
     length: int = 10
 
@@ -26,8 +27,11 @@ class Numbers:
         }
 
 
-def shifted(example, rng):
-    return {**example, "shift": rng.random()}
+class Shifted(Numbers):
+    """The same, augmented by a random number."""
+
+    def augmented(self, index, rng):
+        return {**self[index], "shift": rng.random()}
 
 
 def process_id(step):

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.input.loader import Loader
+from mtlora_jax.input.loader import Loader, batches_of
 from mtlora_jax.input.mixture import BLOCK, Mixture, deal, shares_of
+from mtlora_jax.input.protocols import Examples
 from mtlora_jax.testing.published_layouts import write_folder, write_nyud
 from mtlora_jax.vision.config import FolderData, MixtureData, NyudData, ScenesData, TaskConfig, VisionConfig
-from mtlora_jax.vision.datasets.sources import open_source
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import VOID
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Numbers(Examples):
     """A source that says which example was asked of it."""
 
     name: int
@@ -36,11 +36,11 @@ def mixture(lengths, shares=()):
 
 
 def order(mixed, steps, batch_size, seed=0):
-    return np.concatenate([mixed.batch_indices(seed, step, batch_size) for step in range(steps)])
+    return np.concatenate([mixed.order(seed, step, batch_size) for step in range(steps)])
 
 
 def owner(mixed, indices):
-    return np.searchsorted(np.cumsum(list(map(len, mixed.sources))), indices, side="right")
+    return np.searchsorted(np.cumsum(list(map(len, mixed.sets))), indices, side="right")
 
 
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=4)
@@ -53,7 +53,7 @@ def test_order_depends_on_seed_and_position_alone(lengths, data, seed):
     mixed = mixture(lengths, shares)
     whole = order(mixed, 24, 2, seed)
     assert np.array_equal(whole, order(mixed, 8, 6, seed))
-    assert np.array_equal(whole[10:12], mixed.batch_indices(seed, 5, 2))
+    assert np.array_equal(whole[10:12], mixed.order(seed, 5, 2))
     assert whole.min() >= 0
     assert whole.max() < len(mixed)
 
@@ -63,7 +63,7 @@ def test_every_source_goes_through_all_it_has_before_any_comes_again(shares):
     mixed = mixture((7, 20, 3), shares)
     indices = order(mixed, 500, 4)
     starts = np.cumsum([0, 7, 20, 3])
-    for k, source in enumerate(mixed.sources):
+    for k, source in enumerate(mixed.sets):
         own = indices[owner(mixed, indices) == k] - starts[k]
         epochs = len(own) // len(source)
         assert epochs > 2
@@ -139,31 +139,35 @@ def config(tmp_path_factory):
     )
 
 
+def opened(config, split):
+    return config.data.open(split, config.make_tasks(), config.backbone.image_size)
+
+
 def test_each_source_brings_its_own_labels(config):
     config.validate()
-    source = open_source(config, "train")
+    examples = opened(config, "train")
     valid = {
         "own": [True, False, False],
         "nyud": [False, True, False],
         "scenes": [True, True, True],
     }
     for index, name in ((0, "own"), (3, "nyud"), (5, "scenes")):
-        example = source[index]
+        example = examples[index]
         assert list(example["valid"]) == list(config.tasks)
         assert [bool(v) for v in example["valid"].values()] == valid[name]
         for task, there in example["valid"].items():
             assert there or np.all(example["labels"][task] == VOID)
         assert example["id"] == index
-    assert len(open_source(config, "val")) == 4
+    assert len(opened(config, "val")) == 4
 
 
 def test_a_loader_reads_it_with_workers_and_resumes(config):
     config = replace(config, train=replace(config.train, batch_size=3, workers=0))
-    source = open_source(config, "train")
+    batches = batches_of(opened(config, "train"), 3)
 
     def read(first, workers=0):
         train = replace(config.train, workers=workers, worker_kind="thread")
-        with Loader(source, replace(config, train=train), first) as loader:
+        with Loader(batches, replace(config, train=train), first) as loader:
             return list(loader.until(4))
 
     whole = read(0)

@@ -15,6 +15,8 @@ import mtlora_jax
 from mtlora_jax.errors import UserError
 from mtlora_jax.input.prefetch import Prefetcher
 
+pytestmark = pytest.mark.slow
+
 KINDS = [(0, "process"), (2, "process"), (2, "thread")]
 
 
@@ -89,7 +91,9 @@ def test_what_cannot_be_pickled_goes_to_threads():
 
 
 PARENT = """
-import os, sys, time
+import os, signal, time
+# A shell has its background jobs ignore interrupts, and they hand that on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from mtlora_jax.input.prefetch import Prefetcher
 def process_id(step):
     return os.getpid()
@@ -100,7 +104,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", ["exit", "SIGKILL", "SIGINT"])
 def test_no_worker_outlives_its_parent_and_no_parent_hangs(tmp_path, end):
     script = tmp_path / "parent.py"

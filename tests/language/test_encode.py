@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.language.encode import Report, encode, encode_all, encode_prompt
+from mtlora_jax.language.encode import encode, encode_prompt, encode_rows
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.language.tokenizer import check_vocabulary, load_tokenizer
@@ -63,7 +63,7 @@ def test_labels_are_the_reference_s(tokenizer, case):
             continue
         seen += 1
         assert found.tokens.tolist() == expected["input_ids"]
-        assert np.where(found.learned, found.tokens, -100).tolist() == expected["labels"]
+        assert np.where(found.loss_mask, found.tokens, -100).tolist() == expected["labels"]
     assert seen
 
 
@@ -81,14 +81,14 @@ ROW = Row("a", "a long question about a clear day and the sky", "", "the correct
 def test_a_prompt_gives_way_to_its_answer(tokenizer):
     whole = encode(ROW, tokenizer, DEFAULT, 1000)
     answer = tokenizer.encode(ROW.output)
-    assert whole.fate == "whole"
-    assert whole.tokens[whole.learned].tolist() == [*answer, tokenizer.eos]
+    assert whole.outcome == "whole"
+    assert whole.tokens[whole.loss_mask].tolist() == [*answer, tokenizer.eos]
     for cutoff in range(len(answer) + 2, len(whole.tokens)):
         cut = encode(ROW, tokenizer, DEFAULT, cutoff)
-        assert cut.fate == "prompt cut"
+        assert cut.outcome == "prompt cut"
         assert len(cut.tokens) == cutoff
         assert cut.tokens[0] == tokenizer.bos
-        assert cut.tokens[cut.learned].tolist() == [*answer, tokenizer.eos]
+        assert cut.tokens[cut.loss_mask].tolist() == [*answer, tokenizer.eos]
         assert cut.tokens[1:].tolist() == whole.tokens[1 - cutoff :].tolist()
     assert encode(ROW, tokenizer, DEFAULT, len(answer) + 1) is None
 
@@ -96,20 +96,19 @@ def test_a_prompt_gives_way_to_its_answer(tokenizer):
 def test_training_sees_the_tokens_that_decoding_starts_from(tokenizer):
     example = encode(ROW, tokenizer, DEFAULT, 1000)
     prompt = encode_prompt(ROW, tokenizer, DEFAULT, evaluating=True)
-    assert example.tokens[~example.learned].tolist() == prompt
+    assert example.tokens[~example.loss_mask].tolist() == prompt
 
 
 def test_what_a_cutoff_takes_is_counted(tokenizer):
-    report = Report()
-    how = {"tokenizer": tokenizer, "template": DEFAULT}
-    assert len(list(encode_all([ROW], report, cutoff=1000, **how))) == 1
-    assert report.lossless
-    assert len(list(encode_all([ROW, ROW], report, cutoff=20, **how))) == 2
-    assert not list(encode_all([ROW], report, cutoff=3, **how))
-    assert not list(encode_all([ROW], report, cutoff=20, truncation="published", **how))
-    assert dict(report.counts["a"]) == {"whole": 1, "prompt cut": 2, "dropped": 2}
-    assert not report.lossless
-    assert "prompt cut" in report.table()
+    def outcomes(rows, *how):
+        examples, report = encode_rows(rows, tokenizer, DEFAULT, *how)
+        return len(examples), dict(report.counts["a"]), report.lossless
+
+    assert outcomes([ROW], 1000) == (1, {"whole": 1}, True)
+    assert outcomes([ROW, ROW], 20) == (2, {"prompt cut": 2}, False)
+    assert outcomes([ROW], 3) == (0, {"dropped": 1}, False)
+    assert outcomes([ROW], 20, "published") == (0, {"dropped": 1}, False)
+    assert "prompt cut" in encode_rows([ROW], tokenizer, DEFAULT, 20)[1].table()
 
 
 def test_tokenizers_that_do_not_fit_or_do_not_exist_are_one_line(tokenizer, tmp_path):

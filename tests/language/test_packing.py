@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlora_jax.input.loader import EvalBatches, TrainBatches
 from mtlora_jax.language.corpus import corpus
-from mtlora_jax.language.packing import IGNORE, WINDOW, Packed, Padded, first_fit, order_of
+from mtlora_jax.language.packing import IGNORE, WINDOW, Packed, Padded, PaddedInOrder, collate, first_fit, order_of
 
 TASKS = ("a", "b", "c")
 PAD = 0
@@ -19,11 +18,11 @@ PAD = 0
 @dataclass
 class Example:
     tokens: np.ndarray
-    learned: np.ndarray
+    loss_mask: np.ndarray
 
 
 def examples(lengths, seed=0):
-    """`(task, example)` pairs with tokens above PAD, the last two of each learned."""
+    """`(task, example)` pairs with tokens above PAD, the last two of each counted in the loss."""
     rng = np.random.default_rng(seed)
     for i, n in enumerate(lengths):
         yield TASKS[i % 3], Example(rng.integers(1, 99, n).astype(np.int32), np.arange(n) >= n - 2)
@@ -42,19 +41,19 @@ def test_a_corpus_groups_examples_by_task_and_keeps_every_token(some):
 
 
 def test_a_padded_batch_takes_the_bucket_of_its_longest_example(some):
-    source = Padded(some, (8, 16), PAD, order_of(some, None))
-    short, long = source.collate(np.array([0, 5]), range(2)), source.collate(np.array([0, 2]), range(1))
+    short = collate(some, (8, 16), PAD, np.array([0, 5]), range(2))
+    long = collate(some, (8, 16), PAD, np.array([0, 2]), range(1))
     assert short["tokens"].shape == (2, 8)
     assert long["tokens"].shape == (1, 16), "another process holds the long example of this global batch"
     assert short["task_id"].tolist() == [0, 1]
     assert short["valid"]["a"].tolist() == [True, False]
-    assert short["attention_mask"].sum(1).tolist() == [5, 2]
-    assert np.all(short["tokens"][short["attention_mask"] == 0] == PAD)
+    assert short["segment_ids"].sum(1).tolist() == [5, 2]
+    assert np.all(short["tokens"][short["segment_ids"] == 0] == PAD)
 
 
 def test_targets_are_the_next_learned_tokens(some):
-    batch = Padded(some, (16,), PAD, order_of(some, None)).collate(np.array([0]), range(1))
-    tokens = some.tokens[some.span(0)]
+    batch = collate(some, (16,), PAD, np.array([0]), range(1))
+    tokens = some[0].tokens
     assert batch["targets"][0, :5].tolist() == [IGNORE, IGNORE, tokens[3], tokens[4], IGNORE]
 
 
@@ -77,19 +76,18 @@ def test_an_example_longer_than_a_row_is_refused():
 
 def test_packed_rows_hold_an_epoch_once_and_nothing_crosses_examples():
     many = corpus(TASKS, examples(np.random.default_rng(1).integers(3, 30, WINDOW)))
-    packed = Packed(many, 64, PAD, order_of(many, None))
-    rows = len(first_fit(many.lengths[packed.order(7, 0, WINDOW)], 64))
-    batch = packed.batch(7, 0, rows, range(rows))
+    rows = len(first_fit(many.lengths[order_of(many, None)(7, 0, WINDOW)], 64))
+    batch = Packed(many, 64, PAD, order_of(many, None), rows).batch(7, 0, range(rows))
     assert Counter(batch["id"][batch["id"] >= 0].tolist()) == Counter(range(WINDOW))
     for b in range(20):
         for segment, example in enumerate(i for i in batch["id"][b] if i >= 0):
-            here = batch["attention_mask"][b] == segment + 1
-            assert batch["tokens"][b, here].tolist() == many.tokens[many.span(example)].tolist()
+            here = batch["segment_ids"][b] == segment + 1
+            assert batch["tokens"][b, here].tolist() == many[example].tokens.tolist()
             assert set(batch["task_id"][b, here]) == {many.task[example]}
             assert batch["targets"][b, here][-1] == IGNORE, "the last token predicts none of the next example"
-    learned = batch["targets"] != IGNORE
-    assert learned.sum() == many.learned.sum()
-    assert (learned & (batch["attention_mask"] == 0)).sum() == 0
+    loss_mask = batch["targets"] != IGNORE
+    assert loss_mask.sum() == many.loss_mask.sum()
+    assert (loss_mask & (batch["segment_ids"] == 0)).sum() == 0
 
 
 @pytest.mark.parametrize("temperature", [None, 1.0, 5.0])
@@ -97,12 +95,12 @@ def test_packed_rows_hold_an_epoch_once_and_nothing_crosses_examples():
 def test_a_batch_depends_on_seed_and_step_alone(packed, temperature):
     many = corpus(TASKS, examples(np.random.default_rng(2).integers(3, 30, 90)))
     order = order_of(many, temperature)
-    source = Packed(many, 64, PAD, order) if packed else Padded(many, (32,), PAD, order)
-    whole = TrainBatches(source, seed=3, batch_size=8)(11)
-    halves = [TrainBatches(source, 3, 8, process, 2)(11) for process in range(2)]
-    for name in ("tokens", "targets", "attention_mask", "task_id"):
+    batches = Packed(many, 64, PAD, order, 8) if packed else Padded(many, (32,), PAD, order, 8)
+    whole = batches.batch(3, 11, range(8))
+    halves = [batches.batch(3, 11, rows) for rows in (range(4), range(4, 8))]
+    for name in ("tokens", "targets", "segment_ids", "task_id"):
         np.testing.assert_array_equal(whole[name], np.concatenate([half[name] for half in halves]))
-    again = TrainBatches(source, 4, 8)(11)
+    again = batches.batch(4, 11, range(8))
     assert not np.array_equal(again["tokens"], whole["tokens"])
 
 
@@ -116,8 +114,9 @@ def test_temperature_evens_out_the_tasks():
 
 
 def test_the_last_batch_of_an_evaluation_is_filled_with_rows_that_count_for_nothing(some):
-    batches = EvalBatches(Padded(some, (16,), PAD, order_of(some, None)), 3)
-    last = batches(2)
+    batches = PaddedInOrder(some, (16,), PAD, 3)
+    assert len(batches) == 3
+    last = batches[2]
     assert last["tokens"].shape == (3, 16)
-    assert sum(int(valid.sum()) for i in range(3) for valid in batches(i)["valid"].values()) == len(some)
+    assert sum(int(valid.sum()) for i in range(3) for valid in batches[i]["valid"].values()) == len(some)
     assert not any(valid[2] for valid in last["valid"].values())

@@ -14,8 +14,9 @@ from mtlora_jax.adapters import MTLLoRA
 from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.tables import count, flatten
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.llama import Llama, LlamaSpec, init, positions_of
-from mtlora_jax.text.llama_weights import read_llama, read_spec, save_llama, spec_of
+from mtlora_jax.language.attention import positions_of
+from mtlora_jax.text.llama import Llama, LlamaSpec, init
+from mtlora_jax.text.llama_weights import open_llama, read_spec, save_llama, spec_of
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies
 
 DATA = Path(__file__).parents[1] / "data"
@@ -149,7 +150,7 @@ def test_packed_texts_get_what_they_get_alone(variables):
     together = model.apply(
         variables,
         TOKENS.reshape(1, -1),
-        attention_mask=np.repeat([[1, 2]], 9, 1),
+        segment_ids=np.repeat([[1, 2]], 9, 1),
         task_id=np.repeat([IDS], 9, 1),
     )
     alone = model.apply(variables, TOKENS, task_id=IDS)
@@ -162,7 +163,7 @@ def test_no_gradient_crosses_segments_or_runs_back_in_time(variables):
 
     def states(embedding, place):
         table = {**params["params"], "embed_tokens": {"embedding": embedding}}
-        out = model.apply({"params": table}, jnp.arange(7)[None], attention_mask=segments, method="hidden")
+        out = model.apply({"params": table}, jnp.arange(7)[None], segment_ids=segments, method="hidden")
         return out[0, place].sum()
 
     for place, seen in {0: {0}, 2: {0, 1, 2}, 3: {3}, 5: {3, 4, 5}}.items():
@@ -180,7 +181,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path, shard, dtype, tied):
     spec = LlamaSpec(40, 16, 24, 3, 4, 2, 8, 1e4, RopeScaling("llama3", original=64), tied=tied, qkv_bias=True)
     leaves = {path: np.asarray(leaf).astype(dtype) for path, leaf in draw(lambda: init(Llama(spec), 1)).items()}
     save_llama(tmp_path, spec, traverse_util.unflatten_dict(leaves, sep="/")["params"], shard)
-    again, stored = read_llama(tmp_path)
+    again, stored = open_llama(tmp_path)
     assert again == spec
     assert (tmp_path / "model.safetensors.index.json").exists() == (shard == 4000)
     assert set(stored) == set(leaves)
@@ -195,10 +196,10 @@ def test_a_missing_shard_and_a_damaged_index_are_one_line(tmp_path):
     save_llama(tmp_path, SPEC, leaves, shard=4000)
     next(tmp_path.glob("model-00002*")).unlink()
     with pytest.raises(UserError, match=r"model-00002-of-\d+.safetensors is missing"):
-        read_llama(tmp_path)
+        open_llama(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(UserError, match="is no index"):
-        read_llama(tmp_path)
+    with pytest.raises(UserError, match="is not an index"):
+        open_llama(tmp_path)
 
 
 def test_reading_a_model_leaf_by_leaf_never_holds_it_twice(tmp_path):
@@ -208,7 +209,7 @@ def test_reading_a_model_leaf_by_leaf_never_holds_it_twice(tmp_path):
     save_llama(tmp_path, spec, traverse_util.unflatten_dict(leaves, sep="/")["params"])
     size = sum(leaf.nbytes for leaf in leaves.values())
     del leaves
-    _, stored = read_llama(tmp_path)
+    _, stored = open_llama(tmp_path)
     tracemalloc.start()
     held = [stored[path] for path in stored]
     peak = tracemalloc.get_traced_memory()[1]
@@ -234,7 +235,7 @@ def test_configs_that_are_missing_or_broken_are_one_line(tmp_path):
     with pytest.raises(UserError, match=r"there is no config\.json"):
         read_spec(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         read_spec(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 3}))
     with pytest.raises(UserError, match=r"config\.json: hidden_size is missing"):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from opening import opened
 
 from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import tables
@@ -14,7 +15,6 @@ from mtlora_jax.engine.step import finish, make_train_step
 from mtlora_jax.input.loader import stack
 from mtlora_jax.testing.published_layouts import write_folder, write_nyud
 from mtlora_jax.vision.config import FolderData, MixtureData, NyudData, TaskConfig, VisionConfig
-from mtlora_jax.vision.datasets.sources import open_source
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import TASKS, VOID, task
@@ -73,8 +73,8 @@ def test_an_absent_task_stands_still_to_the_bit(disjoint):
     config = replace(disjoint, train=replace(disjoint.train, batch_size=B, steps=4))
     config.validate()
     workload, mesh = workload_of(config), make_mesh(config.mesh, jax.devices()[:1])
-    begin, source = start(workload, config, mesh), open_source(config, "train")
-    step = make_train_step(workload, begin.optimizer, config.seed, mesh)
+    begin, source = start(workload, config, mesh), opened(config, "train")
+    step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, mesh)
 
     def run(state, indices):
         batch = stack([source[i] for i in indices])
@@ -106,7 +106,7 @@ def test_an_absent_task_stands_still_to_the_bit(disjoint):
 @pytest.mark.slow
 def test_images_without_a_label_stay_out_of_its_head_s_moments(disjoint):
     config = replace(disjoint, tasks={"depth": TaskConfig(), "saliency": TaskConfig()}, placement=None)
-    workload, source = workload_of(config), open_source(config, "train")
+    workload, source = workload_of(config), opened(config, "train")
     begin = start(workload, config, make_mesh(config.mesh, jax.devices()[:1]))
     variables = jax.device_get(begin.state.variables(begin.frozen))
 

@@ -15,6 +15,7 @@ from mtlora_jax.adapters import CannotMerge, Full, Streams, leaf, shared
 from mtlora_jax.bench.flops import macs
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.init import draw
+from mtlora_jax.engine.state import weight_labels
 from mtlora_jax.errors import UserError
 from mtlora_jax.testing import tiny
 from mtlora_jax.vision import workload
@@ -24,6 +25,8 @@ from mtlora_jax.vision.heads import HEADS, HRNet
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.swin import DropPath, Swin
 from mtlora_jax.vision.trainable import NOTHING, Trainable, owner_rows, table
+
+pytestmark = pytest.mark.slow
 
 # Every value of every option, alone and where options meet.
 PLACEMENTS: dict[str, Placement] = {
@@ -63,10 +66,7 @@ PLACEMENTS: dict[str, Placement] = {
         }.items()
     },
 }
-CORE = ("matrix", "addition", "per task", "plus")
-every_placement = pytest.mark.parametrize(
-    "name", [name if name in CORE else pytest.param(name, marks=pytest.mark.slow) for name in PLACEMENTS]
-)
+every_placement = pytest.mark.parametrize("name", PLACEMENTS)
 TASKS = tuple(tiny.TASKS)
 IMAGES = workload.normalise(jnp.asarray(tiny.batch(tiny.config(), 2)["image"]))
 
@@ -111,8 +111,7 @@ def test_every_value_of_every_option_is_a_case():
     for field in dataclasses.fields(Placement):
         kind = get_type_hints(Placement)[field.name]
         wanted = {True, False} if kind is bool else set(get_args(kind)) if get_origin(kind) is Literal else set()
-        # Folded placements are what fold makes of these.
-        if wanted and field.name != "folded":
+        if wanted:
             assert wanted == {getattr(p, field.name) for p in PLACEMENTS.values()}, field.name
 
 
@@ -148,32 +147,22 @@ def test_every_head_builds(kind):
 # --- what a leaf is for
 
 
-def leaves_read(model, variables) -> set[str]:
-    """Paths that the training outputs depend on, by walking the traced program back."""
-    flat = traverse_util.flatten_dict(variables, sep="/")
-
-    def outputs(flat):
-        rngs = {"dropout": jax.random.key(0)}
-        tree = traverse_util.unflatten_dict(flat, sep="/")
-        return model.apply(tree, IMAGES, train=True, method="logits", rngs=rngs, mutable=["batch_stats"])[0]
-
-    jaxpr = jax.make_jaxpr(outputs)(flat).jaxpr
-    live = set(jaxpr.outvars)
-    for eqn in reversed(jaxpr.eqns):
-        if live.intersection(eqn.outvars):
-            live.update(var for var in eqn.invars if not hasattr(var, "val"))
-    read = {path for path, var in zip(sorted(flat), jaxpr.invars, strict=True) if var in live}
-    # All A of a layer enter one product: whether one is read, its B knows.
-    return {path for path in read if not path.endswith("_A") or f"{path.removesuffix('A')}B" in read}
-
-
 @every_placement
 def test_leaves_that_nothing_reads_are_labelled_unused_and_no_others(name):
-    config, variables = config_of(name), variables_of(name)
-    paths = [path for path in traverse_util.flatten_dict(variables, sep="/") if not path.startswith("batch_stats")]
-    labels, _ = tables.label_paths(table(config.backbone, config.placement, Trainable(all=True), TASKS), paths)
-    read = leaves_read(model_of(name), variables)
-    assert {path for path in paths if labels[path] == "unused"} == set(paths) - read
+    """Those that no noise on the outputs reaches by gradient."""
+    config = replace(config_of(name), trainable=Trainable(all=True))
+    variables, model = variables_of(name), model_of(name)
+    weights = {collection: tree for collection, tree in variables.items() if collection != "batch_stats"}
+    noise = tiny.noisy(logits_of(name))
+
+    def loss(weights):
+        logits = model.apply({**variables, **weights}, IMAGES, method="logits")
+        return sum((noise[task] * logits[task]).sum() for task in logits)
+
+    reached = {path for path, gradient in tables.flatten(jax.jit(jax.grad(loss))(weights)).items() if gradient.any()}
+    labels = weight_labels(workload.make_workload(config), variables)
+    empty = {path for path, leaf in tables.flatten(weights).items() if not leaf.size}
+    assert {path for path, label in labels.items() if label == "unused"} - empty == set(labels) - reached - empty
 
 
 @pytest.mark.parametrize("trainable", [Trainable(), NOTHING, Trainable(all=True), Trainable(biases="all")])
@@ -181,8 +170,9 @@ def test_leaves_that_nothing_reads_are_labelled_unused_and_no_others(name):
 def test_every_leaf_has_a_label(name, trainable):
     config = config_of(name)
     paths = [path for path in traverse_util.flatten_dict(variables_of(name), sep="/") if "batch_stats" not in path]
-    labels, _ = tables.label_paths(table(config.backbone, config.placement, trainable, TASKS), paths)
+    labels = tables.label_paths(table(config.placement, trainable), paths)
     assert set(labels) == set(paths)
+    assert not tables.unmatched_rows(table(config.placement, trainable), paths)
     kinds = {path: label for path, label in labels.items() if "/backbone/" in path and path.startswith("params")}
     assert ("frozen" in kinds.values()) != trainable.all
     assert (set(kinds.values()) == {"frozen"}) == (trainable == NOTHING)
@@ -232,7 +222,7 @@ def test_folding_keeps_the_function(name):
         jnp.shape, dict(jax.eval_shape(lambda: workload.init(folded, 32, 0)))
     )
     layers = adapted(folded)
-    assert folded.placement.folded
+    assert folded.folded
     assert all(layer.adapter.tasks for layer in layers.values())
     assert all(isinstance(layer.adapter, Full) for layer in layers.values()) == (name in WHOLE)
     assert not any(path[-1] in ("qkv", "reduction") for path in layers)
@@ -271,7 +261,7 @@ EXPORTS: dict[str | None, str | None] = {
     "plus": "adds W of the shared stream",
     "last stage only": "adds W of the shared stream",
     "addition": "shared stream",
-    "per task": "has two kernels, one for the trunk and one for the task's tap: not a plain Swin",
+    "per task": "has two kernels, one for the trunk and one for the task: not a plain Swin",
     "per task addition": "has two kernels",
     "no fc2, addition": "LayerNorm of the tasks' sum",
 }
@@ -325,7 +315,7 @@ def test_a_task_s_leaves_change_no_other_task(name):
     flat = tables.flatten({k: variables[k] for k in ("params", "lora")})
     touched = set()
     for task, other in (TASKS, TASKS[::-1]):
-        owned = {path: leaf for path, leaf in flat.items() if tables.match(owner_rows((task,)), path)}
+        owned = {path: leaf for path, leaf in flat.items() if tables.owner(owner_rows(TASKS), path) == task}
         changed = traverse_util.unflatten_dict({**flat, **tiny.noisy(owned)}, sep="/")
         logits = model_of(name).apply({**variables, **changed}, IMAGES, method="logits")
         assert (logits[task] != logits_of(name)[task]).any()
@@ -346,13 +336,13 @@ def test_projections_composed_with_patch_merging_are_projections(name):
         collection: variables[collection]["backbone"] for collection in ("params", "lora") if collection in variables
     }
     rng = np.random.default_rng(0)
-    then = tuple(jnp.asarray(rng.normal(size=(2, 16, p)), jnp.float32) for p in (2, 3))
-    plain, composed = swin.apply(backbone, IMAGES), swin.apply(backbone, IMAGES, then=then)
-    for tap, ours, projection in zip(plain, composed, then, strict=True):
-        close(shared(ours), shared(tap))
-        if isinstance(tap, Streams):
-            close(ours.tasks, jnp.einsum("tbhwi,tip->tbhwp", tap.tasks, projection))
-    assert any(isinstance(tap, Streams) for tap in plain) == (name not in ("no fc2", None))
+    projections = tuple(jnp.asarray(rng.normal(size=(2, 16, p)), jnp.float32) for p in (2, 3))
+    plain, composed = swin.apply(backbone, IMAGES), swin.apply(backbone, IMAGES, projections=projections)
+    for feature_map, ours, projection in zip(plain, composed, projections, strict=True):
+        close(shared(ours), shared(feature_map))
+        if isinstance(feature_map, Streams):
+            close(ours.tasks, jnp.einsum("tbhwi,tip->tbhwp", feature_map.tasks, projection))
+    assert any(isinstance(feature_map, Streams) for feature_map in plain) == (name not in ("no fc2", None))
 
 
 def test_every_stream_draws_its_own_drop_path():
@@ -391,13 +381,13 @@ def test_adapters_of_another_model_are_an_error_that_names_the_path():
 
 def test_images_without_a_label_stay_out_of_a_head_s_moments():
     rng = np.random.default_rng(0)
-    taps = [jnp.asarray(rng.normal(size=(4, side, side, 3)), jnp.float32) for side in (4, 2)]
+    maps = [jnp.asarray(rng.normal(size=(4, side, side, 3)), jnp.float32) for side in (4, 2)]
     head = HRNet(2)
-    variables = tiny.filled(lambda: head.init(jax.random.key(0), taps, False))
+    variables = tiny.filled(lambda: head.init(jax.random.key(0), maps, False))
     valid = jnp.array([True, False, True, False])
-    y, masked = head.apply(variables, taps, True, valid, mutable=["batch_stats"])
-    part, alone = head.apply(variables, [x[::2] for x in taps], True, mutable=["batch_stats"])
+    y, masked = head.apply(variables, maps, True, valid, mutable=["batch_stats"])
+    part, alone = head.apply(variables, [x[::2] for x in maps], True, mutable=["batch_stats"])
     close(masked, alone)
     close(y[::2], part)
-    _, absent = head.apply(variables, taps, True, jnp.zeros(4, bool), mutable=["batch_stats"])
+    _, absent = head.apply(variables, maps, True, jnp.zeros(4, bool), mutable=["batch_stats"])
     jax.tree.map(np.testing.assert_array_equal, absent["batch_stats"], variables["batch_stats"])

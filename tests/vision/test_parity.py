@@ -12,7 +12,7 @@ from mtlora_jax.adapters import MTLoRA, Streams
 from mtlora_jax.convert import reference
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.tasks import task
-from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights import mapping
 
 LOSS_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE = 1e-3
@@ -65,7 +65,7 @@ def losses_and_gradients(case: Case, model, variables):
 def named(model, tree) -> dict[str, np.ndarray]:
     """A tree shaped like the variables, under the reference's names and in its layouts."""
     flat = traverse_util.flatten_dict(tree, sep="/")
-    return keys.save({path: np.asarray(leaf) for path, leaf in flat.items()}, reference.rows(model))
+    return mapping.save({path: np.asarray(leaf) for path, leaf in flat.items()}, reference.rows(model))
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_the_reference_is_reproduced(name):
 DEPARTURES = {
     "params/backbone/patch_embed/norm/bias": "patch_embed",
     "params/backbone/layers_1/blocks_0/mlp/fc1/bias": "block:1.0:shared",
-    "lora/backbone/layers_2/blocks_1/attn/proj/sal_B": "block:2.1:task:sal",
+    "lora/backbone/layers_2/blocks_1/attn/proj/tasks/sal/B": "block:2.1:task:sal",
     "params/backbone/layers_0/downsample/norm/bias": "stage0:shared",
     "params/projections/semseg/level_0": "feat:semseg:0",
     "params/heads_sal/out/bias": "head:sal",
@@ -132,15 +132,19 @@ def test_a_departure_is_found_where_it_begins():
 # --- one layer
 
 
+LEAVES_OF_TASKS = ("tasks/a/A", "tasks/a/B", "tasks/b/A", "tasks/b/B")
+
+
 def layer_leaves(golden, prefix: str) -> dict[str, np.ndarray]:
     """A golden layer's parameters under our names."""
     theirs = {k.removeprefix(prefix): v for k, v in golden.items() if k.startswith(prefix)}
     wanted = {
         path: np.empty(theirs[names[0]].T.shape, np.float32)
-        for path in ("shared_A", "shared_B", "norm_scale", "norm_bias", "a_A", "a_B", "b_A", "b_B")
-        if (names := keys.lookup(path, reference.ADAPTER)[0])[0] in theirs
+        for path in ("shared_A", "shared_B", "norm_scale", "norm_bias", *LEAVES_OF_TASKS)
+        if (names := mapping.lookup(path, reference.ADAPTER)[0])[0] in theirs
     }
-    return keys.load(theirs, wanted, reference.ADAPTER, droppable=[r"linear\..*"])
+    leaves = mapping.load(theirs, wanted, reference.ADAPTER, droppable=[r"linear\..*"])
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def layer_spec(mode: str, with_tasks: bool) -> MTLoRA:

@@ -109,5 +109,10 @@ def test_published_sizes_are_possible(variant):
 
 
 def test_taps_follow_patch_merging():
-    assert [swin("tiny", image_size=448).tap(i) for i in range(4)] == [(56, 192), (28, 384), (14, 768), (14, 768)]
-    assert [SwinSpec().tap(i)[0] for i in range(4)] == [28, 14, 7, 7]
+    assert [swin("tiny", image_size=448).feature_map(i) for i in range(4)] == [
+        (56, 192),
+        (28, 384),
+        (14, 768),
+        (14, 768),
+    ]
+    assert [SwinSpec().feature_map(i)[0] for i in range(4)] == [28, 14, 7, 7]

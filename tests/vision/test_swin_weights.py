@@ -11,7 +11,8 @@ from golden import DATA, SWIN, arrays, compiled
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision import swin_weights as weights
 from mtlora_jax.vision.swin import Swin, SwinSpec, swin
-from mtlora_jax.weights import source as sources
+from mtlora_jax.weights import safetensors
+from mtlora_jax.weights.hub import read
 
 FILES = {
     "swin_timm.safetensors": "original",
@@ -58,13 +59,13 @@ def test_all_namings_of_one_model_agree():
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_shape_is_read_off_the_weights(file):
-    tensors = sources.read(DATA / file)
+    tensors = read(DATA / file)[0]
     assert weights.infer(tensors) == SWIN
 
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "backbone."])
 def test_a_common_prefix_is_seen_through(prefix):
-    tensors = sources.read(DATA / "swin_microsoft.pth")
+    tensors = read(DATA / "swin_microsoft.pth")[0]
     family, bare = weights.recognise({prefix + key: x for key, x in tensors.items()}, "x.pth")
     assert family.name == "Microsoft"
     assert bare.keys() == tensors.keys()
@@ -81,7 +82,7 @@ def test_the_official_tiny_checkpoint_by_its_published_names():
 
 
 def test_tables_of_another_window_are_resized(run):
-    tensors = dict(sources.read(DATA / "swin_microsoft.pth"))
+    tensors = dict(read(DATA / "swin_microsoft.pth")[0])
     spec = SwinSpec(**{**vars(SWIN), "window": 8, "image_size": 256})
     leaves = weights.from_state_dict(tensors, spec)
     name = "layers_1/blocks_1/attn/relative_position_bias_table"
@@ -105,7 +106,7 @@ def test_our_own_files_read_back(tmp_path):
     leaves = weights.load_backbone(str(DATA / "swin_microsoft.pth"), SWIN)
     path = tmp_path / "x.safetensors"
     head = {"params/norm/scale": np.ones(32, np.float32)}
-    sources.write(path, {weights.BACKBONE + p: x for p, x in leaves.items()} | head, {"source": "test"})
+    safetensors.write(path, {weights.BACKBONE + p: x for p, x in leaves.items()} | head, {"source": "test"})
     again = weights.load_backbone(str(path), SWIN)
     assert all(np.array_equal(again[p], leaves[p]) for p in leaves)
     assert weights.load_weights(str(path), SWIN).keys() == {weights.BACKBONE + p for p in leaves}
@@ -127,7 +128,7 @@ def test_a_checkpoint_of_another_shape(changes, message):
 
 
 def test_no_swin_at_all():
-    with pytest.raises(UserError, match=r"torch_zip\.pth is no Swin checkpoint"):
+    with pytest.raises(UserError, match=r"torch_zip\.pth is not a Swin checkpoint"):
         weights.load_backbone(str(DATA / "torch_zip.pth"), SWIN)
 
 

@@ -14,10 +14,11 @@ from mtlora_jax.convert import mtlora_reference, reference, to_mtlora_reference
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import join, split_variables
+from mtlora_jax.engine.program import unread_leaves
 from mtlora_jax.vision.heads import resize
 from mtlora_jax.vision.tasks import task
 from mtlora_jax.vision.trainable import Trainable, table
-from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights import mapping
 
 ABOUT = json.loads((DATA / "mtlora_train_steps.json").read_text())
 TASKS = ABOUT["tasks"]
@@ -75,17 +76,23 @@ def make_step(model, optimizer):
     return step
 
 
+def labels_of(model, variables) -> dict[str, str]:
+    """Every weight's label, as `engine.state.weight_labels` gives it."""
+    weights = {name: variables[name] for name in ("params", "lora")}
+    labels = tables.label_paths(table(model.placement, Trainable()), tables.paths(weights))
+    unread = unread_leaves(model.apply, variables, jax.ShapeDtypeStruct((1, 64, 64, 3), "float32"))
+    return {path: "unused" if path in unread and label != "frozen" else label for path, label in labels.items()}
+
+
 @pytest.mark.slow
 def test_eight_updates():
     golden = arrays("mtlora_train_steps.npz")
     before = {key.removeprefix("sd:"): x for key, x in golden.items() if key.startswith("sd:")}
     model, variables = mtlora_reference(before, CONFIG)
-    weights = {name: variables[name] for name in ("params", "lora")}
-    rows = table(model.backbone, model.placement, Trainable(), tuple(TASKS))
-    labels, _ = tables.label_paths(rows, tables.paths(weights))
+    labels = labels_of(model, variables)
     trainable, frozen, mutable = split_variables(variables, labels)
     groups = jax.tree.unflatten(jax.tree.structure(trainable), [labels[p] for p in tables.paths(trainable)])
-    optimizer = make_optimizer(OPTIM, STEPS, groups)
+    optimizer = make_optimizer(OPTIM, schedule(OPTIM, STEPS), groups)
 
     state, mutated, run = optimizer.init(trainable), mutable, None
     for i, expected in enumerate(ABOUT["log"]):
@@ -121,11 +128,8 @@ def test_decay_groups_are_the_references():
     golden = arrays("mtlora_train_steps.npz")
     before = {key.removeprefix("sd:"): x for key, x in golden.items() if key.startswith("sd:")}
     model, variables = mtlora_reference(before, CONFIG)
-    weights = {name: variables[name] for name in ("params", "lora")}
-    labels, _ = tables.label_paths(
-        table(model.backbone, model.placement, Trainable(), tuple(TASKS)), tables.paths(weights)
-    )
-    names = {path: keys.lookup(path, reference.rows(model))[0][0] for path in labels}
+    labels = labels_of(model, variables)
+    names = {path: mapping.lookup(path, reference.rows(model))[0][0] for path in labels}
     assert {names[p] for p, label in labels.items() if label != "frozen"} == set(ABOUT["trainable"])
     for label in ("decay", "no_decay"):
         ours = {names[p] for p, own in labels.items() if own == label}

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+from opening import opened
 
 from mtlora_jax.cli import parse_door
 from mtlora_jax.domains import workload_of
 from mtlora_jax.errors import UserError
-from mtlora_jax.input.loader import Loader
+from mtlora_jax.input.loader import Loader, batches_of
 from mtlora_jax.testing.published_layouts import write_folder, write_nyud, write_pascal
-from mtlora_jax.vision.datasets.sources import open_source
 
 TINY = (
     "--init_from=None",
@@ -70,9 +70,9 @@ def train(tmp_path_factory):
 
 def complete(results, tasks):
     assert results["last"]["step"] == 3
-    figures = results["last"]["figures"]
-    assert set(figures) == {*tasks, "total"}
-    assert np.isfinite([figures[name]["loss"] for name in figures]).all()
+    metrics = results["last"]["metrics"]
+    assert set(metrics) == {*tasks, "total"}
+    assert np.isfinite([metrics[name]["loss"] for name in metrics]).all()
 
 
 PASCAL = ("semseg", "normals", "saliency", "human_parts")
@@ -83,7 +83,7 @@ def test_published_layouts(train, tmp_path):
     root = write_pascal(tmp_path / "pascal", train=3, val=2)
     results = train("configs/pascal_mtlora_r16.py", tmp_path / "run", f"--data.root={root}")
     complete(results, PASCAL)
-    assert results["last"]["figures"]["total"]["delta_m"] < 0
+    assert results["last"]["metrics"]["total"]["delta_m"] < 0
     assert "delta_m" in train.printed
 
     # The same checkpoint at native resolution, its predictions kept.
@@ -96,7 +96,7 @@ def test_published_layouts(train, tmp_path):
         assert len(list((tmp_path / "out" / name).glob("2008_val*.png"))) == 2
     stored = json.loads((tmp_path / "run" / "evaluation_native.json").read_text())
     assert (stored["protocol"], stored["step"]) == ("native", 3)
-    assert stored["figures"]["semseg"] != results["last"]["figures"]["semseg"]
+    assert stored["metrics"]["semseg"] != results["last"]["metrics"]["semseg"]
 
     root = write_nyud(tmp_path / "nyud", train=3, val=2)
     results = train("configs/nyud_mtlora_r64_edges.py", tmp_path / "run2", f"--data.root={root}")
@@ -123,13 +123,12 @@ def pascal(tmp_path_factory):
 
 
 def test_a_run_stopped_in_mid_epoch_goes_on_with_the_same_batches(pascal):
-    source = open_source(pascal, "train")
+    source = batches_of(opened(pascal, "train"), pascal.train.batch_size)
+    in_line = dataclasses.replace(pascal, train=dataclasses.replace(pascal.train, workers=0))
 
     def batches(first):
-        with Loader(
-            source, dataclasses.replace(pascal, train=dataclasses.replace(pascal.train, workers=0)), first
-        ) as l:
-            return list(l.until(4))
+        with Loader(source, in_line, first) as loader:
+            return list(loader.until(4))
 
     whole, rest = batches(0), batches(2)
     for (step, wanted), (again, batch) in zip(whole[2:], rest, strict=True):
@@ -141,7 +140,7 @@ def test_a_run_stopped_in_mid_epoch_goes_on_with_the_same_batches(pascal):
 
 
 def test_batches_are_what_the_workload_expects(pascal):
-    with Loader(open_source(pascal, "train"), pascal) as loader:
+    with Loader(batches_of(opened(pascal, "train"), pascal.train.batch_size), pascal) as loader:
         batch = next(loader.until(1))[1]
     wanted = workload_of(pascal).abstract_batch(2)
     for kind in ("labels", "valid"):
@@ -154,7 +153,7 @@ def test_batches_are_what_the_workload_expects(pascal):
 def test_without_a_root_it_is_asked_for():
     config = parse_door(["--config", "configs/pascal_mtlora_r16.py"]).config
     with pytest.raises(UserError, match=r"data.root is empty.*--data.root=DIR"):
-        open_source(config, "train")
+        opened(config, "train")
 
 
 def test_a_task_that_the_data_lacks_is_refused(pascal):

@@ -1,4 +1,4 @@
-"""Key tables: layouts invert, every key is accounted for, and messages name keys."""
+"""Key tables: layouts invert, every key is accounted for, and messages name mapping."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.weights import mapping as keys
+from mtlora_jax.weights import mapping
 from mtlora_jax.weights.mapping import Row, joined, layer, under
 
 LAYOUTS = {
-    "as_is": (keys.AS_IS, 2),
-    "transposed": (keys.TRANSPOSED, 2),
-    "conv": (keys.CONV, 4),
-    "conv_transposed": (keys.CONV_TRANSPOSED, 4),
-    "pointwise": (keys.POINTWISE, 2),
-    "joined": (joined(keys.TRANSPOSED, 3), 2),
+    "as_is": (mapping.AS_IS, 2),
+    "transposed": (mapping.TRANSPOSED, 2),
+    "conv": (mapping.CONV, 4),
+    "conv_transposed": (mapping.CONV_TRANSPOSED, 4),
+    "pointwise": (mapping.POINTWISE, 2),
+    "joined": (joined(mapping.TRANSPOSED, 3), 2),
+    "stack_of": (mapping.stack_of(mapping.TRANSPOSED), 3),
+    "twice": (mapping.twice(mapping.TRANSPOSED), 2),
 }
 
 
@@ -31,7 +33,9 @@ def test_layouts_invert_exactly(name, data):
 
 
 ROWS = (
-    *under(layer(r"(?P<part>\w+)/(?P<of>\w+)", r"\g<part>.\g<of>", keys.TRANSPOSED), r"params/b_(\d)/", r"blocks.\1."),
+    *under(
+        layer(r"(?P<part>\w+)/(?P<of>\w+)", r"\g<part>.\g<of>", mapping.TRANSPOSED), r"params/b_(\d)/", r"blocks.\1."
+    ),
     *layer("params/embed", "embed"),
     Row("params/embed/table", ("embed.table",)),
 )
@@ -51,7 +55,7 @@ SOURCE = {
 
 
 def load(source, **more):
-    return keys.load(source, TARGETS, ROWS, **{"droppable": ["mask"], "where": "x.pth"} | more)
+    return mapping.load(source, TARGETS, ROWS, **{"droppable": ["mask"], "where": "x.pth"} | more)
 
 
 def test_load_and_save():
@@ -60,7 +64,7 @@ def test_load_and_save():
         path: (x.shape, x.dtype) for path, x in TARGETS.items()
     }
     np.testing.assert_array_equal(leaves["params/b_0/attn/qkv/kernel"], SOURCE["blocks.0.attn.qkv.weight"].T)
-    back = keys.save(leaves, ROWS)
+    back = mapping.save(leaves, ROWS)
     assert back.keys() == SOURCE.keys() - {"mask"}
     assert back["embed.num_batches_tracked"].dtype == np.int64
     assert all(np.array_equal(back[key], SOURCE[key]) for key in back)
@@ -89,4 +93,53 @@ def test_what_does_not_fit_is_named(changes, message):
 
 def test_a_leaf_without_a_row_is_a_hole_in_the_table():
     with pytest.raises(KeyError, match="params/none"):
-        keys.load({}, {"params/none": np.empty(1)}, ROWS)
+        mapping.load({}, {"params/none": np.empty(1)}, ROWS)
+
+
+STACKS = (
+    Row(r"layers/(\w)", (r"layer.0.\1", r"layer.1.\1"), mapping.stacked(mapping.TRANSPOSED, 2)),
+    Row(
+        "layers/qk",
+        ("layer.0.q", "layer.0.k", "layer.1.q", "layer.1.k"),
+        mapping.stacked(joined(mapping.TRANSPOSED, 2), 2),
+    ),
+    Row("first", ("experts[0]",), mapping.TRANSPOSED),
+    Row("second", ("experts[1]",), mapping.TRANSPOSED),
+    Row("tied", ("head", "embedding"), mapping.twice(mapping.AS_IS)),
+)
+OURS = {
+    "layers/a": np.arange(12.0).reshape(2, 2, 3),
+    "layers/qk": np.arange(24.0).reshape(2, 3, 4),
+    "first": np.ones((2, 3)),
+    "second": np.zeros((2, 3)),
+    "tied": np.arange(3.0),
+}
+
+
+def test_stacked_layers_entries_of_one_tensor_and_tied_tensors_go_both_ways():
+    theirs = mapping.save(OURS, STACKS)
+    assert {name: x.shape for name, x in theirs.items()} == {
+        **{f"layer.{i}.a": (3, 2) for i in range(2)},
+        **{f"layer.{i}.{part}": (2, 3) for i in range(2) for part in "qk"},
+        "experts": (2, 3, 2),
+        "head": (3,),
+        "embedding": (3,),
+    }
+    np.testing.assert_array_equal(theirs["layer.1.k"], OURS["layers/qk"][1][:, 2:].T)
+    back = mapping.load(theirs, OURS, STACKS)
+    assert back.keys() == OURS.keys()
+    for path, leaf in OURS.items():
+        np.testing.assert_array_equal(back[path], leaf)
+
+
+def test_tensors_are_made_when_they_are_asked_for_and_their_sizes_before():
+    leaves = {path: leaf for path, leaf in OURS.items() if path.startswith("layers")}
+    tensors = mapping.MappedTensors(leaves, STACKS)
+    assert tensors.sizes() == {name: tensors[name].nbytes for name in tensors}
+
+
+def test_one_layer_too_few_is_named():
+    theirs = mapping.save(OURS, STACKS)
+    del theirs["layer.1.q"]
+    with pytest.raises(UserError, match=r"layer\.1\.q"):
+        mapping.load(theirs, OURS, STACKS)

@@ -10,9 +10,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, zeros
+from mtlora_jax.adapters.leaf import Leaf, Leaves, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout, pair
-from mtlora_jax.adapters.spec import CannotMerge, Spec
+from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
+from mtlora_jax.adapters.streams import each_stream
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,10 @@ class DoRA(Spec):
         check_dropout(self.dropout)
 
 
-def leaves(spec: DoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
+def declare(spec: DoRA, d_in: int, d_out: int) -> Leaves:
     """`A [in, R]`, `B [R, out]` as in LoRA (none at rank 0), and `magnitude [out]`, m - |W|, zero."""
-    low_rank = pair("", spec.rank, d_in, d_out) if spec.rank else {}
+    low_rank = pair(spec.rank, d_in, d_out) if spec.rank else {}
     return low_rank | {"magnitude": Leaf((d_out,), zeros)}
-
-
-def init(spec: DoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
 
 
 def magnitude(leaves, kernel) -> jax.Array:
@@ -71,25 +67,31 @@ def apply(spec: DoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None
     """The layer's output.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None; it is not scaled.
-      x: `[..., in]`.
-      task_id: ignored, DoRA knows no tasks.
+      x: `[..., in]`, or `Streams` of it.
+      task_id: ignored; all tasks share the update.
       dropout_key: a key while training, None otherwise. The frozen product sees dropped inputs in the part that the
         gain adds to it, and nowhere else.
 
     Returns:
-      `[..., out]`, in x's dtype.
+      `[..., out]`, or `Streams` of it, in x's dtype.
     """
-    g = gain(spec, leaves, kernel).astype(x.dtype)
-    dropped = dropout(x, spec.dropout, dropout_key)
-    base = affine(x, kernel, None)
-    seen = base if dropped is x else affine(dropped, kernel, None)
-    y = base + (g - 1).reshape(*(1,) * (x.ndim - 1), -1) * seen
-    if spec.rank:
-        y += (dropped @ leaves["A"].astype(x.dtype)) @ (spec.scale * g[None] * leaves["B"]).astype(x.dtype)
-    return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+    g32 = gain(spec, leaves, kernel)
+
+    def one(x: jax.Array, key: jax.Array | None) -> jax.Array:
+        g = g32.astype(x.dtype)
+        dropped = dropout(x, spec.dropout, key)
+        base = affine(x, kernel, None)
+        scaled = base if dropped is x else affine(dropped, kernel, None)
+        # Subtracted before it is rounded: in half precision a gain within 0.4% of 1 is 1.
+        y = base + (g32 - 1).astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1) * scaled
+        if spec.rank:
+            y += (dropped @ leaves["A"].astype(x.dtype)) @ (spec.scale * g[None] * leaves["B"]).astype(x.dtype)
+        return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+
+    return each_stream(one, x, dropout_key)
 
 
 def delta(spec: DoRA, leaves, kernel, task=None):
@@ -98,11 +100,9 @@ def delta(spec: DoRA, leaves, kernel, task=None):
     return gain(spec, leaves, kernel)[None] * V - kernel
 
 
-def merge(spec: DoRA, leaves, kernel, bias, task=None):
-    """The plain layer `(g (W + s A B), b)`."""
-    return (kernel + delta(spec, leaves, kernel, task)).astype(kernel.dtype), bias
-
-
 def export(spec: DoRA, leaves, kernel, task=None):
-    """Raises `CannotMerge`: scaling whole columns is no low-rank change."""
+    """Raises `CannotMerge`: scaling whole columns is not a low-rank change."""
     raise CannotMerge("DoRA rescales whole columns of the kernel, which no low-rank pair does; export it as DoRA")
+
+
+init, delta, merge = defaults(declare, export, delta)

@@ -6,12 +6,11 @@ What merged layers of several tasks are, and what bounds every low-rank update f
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, zeros
+from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, zeros
 from mtlora_jax.adapters.methods.lora import affine
-from mtlora_jax.adapters.spec import CannotMerge, Spec
+from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
 from mtlora_jax.adapters.streams import Streams, check_tasks, shared
 from mtlora_jax.adapters.task_ids import check_names
 
@@ -31,24 +30,19 @@ class Full(Spec):
         check_names("Full", self.tasks)
 
 
-def leaves(spec: Full, d_in: int, d_out: int) -> dict[str, Leaf]:
-    """`<task>_delta [in, out]`, zero."""
-    return {f"{task}_delta": Leaf((d_in, d_out), zeros) for task in spec.tasks}
-
-
-def init(spec: Full, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32."""
-    return draw(leaves(spec, d_in, d_out), key)
+def declare(spec: Full, d_in: int, d_out: int) -> Leaves:
+    """`tasks/<task>/delta [in, out]`, zero."""
+    return {TASKS: {task: {"delta": Leaf((d_in, d_out), zeros)} for task in spec.tasks}}
 
 
 def apply(spec: Full, leaves, kernel, bias, x, *, task_id=None, dropout_key=None):
     """The layer's output for the shared stream and every task.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
-      x: `[B, ..., in]`, or `Streams` of it. An array gives birth to the task streams.
+      x: `[B, ..., in]`, or `Streams` of it. From an array the task streams are made.
       task_id, dropout_key: ignored.
 
     Returns:
@@ -59,7 +53,7 @@ def apply(spec: Full, leaves, kernel, bias, x, *, task_id=None, dropout_key=None
     """
     check_tasks(spec.tasks, x)
     base = affine(shared(x), kernel, bias)
-    kernels = jnp.stack([kernel + leaves[f"{task}_delta"] for task in spec.tasks]).astype(base.dtype)
+    kernels = jnp.stack([kernel + leaves[TASKS][task]["delta"] for task in spec.tasks]).astype(base.dtype)
     if isinstance(x, Streams):
         tasks = jnp.einsum("t...i,tio->t...o", x.tasks, kernels)
     else:
@@ -73,14 +67,12 @@ def delta(spec: Full, leaves, kernel, task: str | None = None):
         return jnp.zeros_like(kernel)
     if task not in spec.tasks:
         raise CannotMerge(f"the layer has no task {task!r}: its tasks are {', '.join(spec.tasks)}")
-    return leaves[f"{task}_delta"]
-
-
-def merge(spec: Full, leaves, kernel, bias, task: str | None = None):
-    """The plain layer `(W + D_t, b)`."""
-    return kernel + delta(spec, leaves, kernel, task).astype(kernel.dtype), bias
+    return leaves[TASKS][task]["delta"]
 
 
 def export(spec: Full, leaves, kernel, task: str | None = None):
     """`(D_t, identity)`: LoRA of rank `out`, exact and no smaller than the kernel."""
     return delta(spec, leaves, kernel, task), jnp.eye(kernel.shape[1], dtype=kernel.dtype)
+
+
+init, delta, merge = defaults(declare, export, delta)

@@ -9,9 +9,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
+from mtlora_jax.adapters.leaf import Leaf, Leaves, fan_in_uniform, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout
-from mtlora_jax.adapters.spec import CannotMerge, Spec
+from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
+from mtlora_jax.adapters.streams import each_stream
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class HydraLoRA(Spec):
         check_dropout(self.dropout)
 
 
-def leaves(spec: HydraLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
+def declare(spec: HydraLoRA, d_in: int, d_out: int) -> Leaves:
     """`A [in, R]` and `route [in, U]` random, `B [U, R, out]` zero."""
     R, U = spec.rank, spec.experts
     return {
@@ -45,11 +46,6 @@ def leaves(spec: HydraLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
         "B": Leaf((U, R, d_out), zeros),
         "route": Leaf((d_in, U), fan_in_uniform),
     }
-
-
-def init(spec: HydraLoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
 
 
 def routes(leaves, x) -> jax.Array:
@@ -61,33 +57,30 @@ def apply(spec: HydraLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key
     """The layer's output.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
-      x: `[..., in]`.
-      task_id: ignored, the router sees tokens.
+      x: `[..., in]`, or `Streams` of it.
+      task_id: ignored; the router sees tokens.
       dropout_key: a key while training, None otherwise.
 
     Returns:
-      `[..., out]`, in x's dtype.
+      `[..., out]`, or `Streams` of it, in x's dtype.
     """
-    u = dropout(x, spec.dropout, dropout_key) @ leaves["A"].astype(x.dtype)
-    mixed = routes(leaves, x).astype(x.dtype)[..., None] * u[..., None, :]
-    B = leaves["B"].astype(x.dtype)
-    update = mixed.reshape(*x.shape[:-1], -1) @ B.reshape(-1, B.shape[-1])
-    return affine(x, kernel, bias) + spec.scale * update
 
+    def one(x: jax.Array, key: jax.Array | None) -> jax.Array:
+        u = dropout(x, spec.dropout, key) @ leaves["A"].astype(x.dtype)
+        mixed = routes(leaves, x).astype(x.dtype)[..., None] * u[..., None, :]
+        B = leaves["B"].astype(x.dtype)
+        update = mixed.reshape(*x.shape[:-1], -1) @ B.reshape(-1, B.shape[-1])
+        return affine(x, kernel, bias) + spec.scale * update
 
-def delta(spec: HydraLoRA, leaves, kernel, task=None):
-    """Raises `CannotMerge`: the update depends on the token."""
-    raise CannotMerge("HydraLoRA routes every token anew: its update is no change of the kernel")
-
-
-def merge(spec: HydraLoRA, leaves, kernel, bias, task=None):
-    """Raises `CannotMerge`, see `delta`."""
-    return delta(spec, leaves, kernel, task)
+    return each_stream(one, x, dropout_key)
 
 
 def export(spec: HydraLoRA, leaves, kernel, task=None):
-    """Raises `CannotMerge`, see `delta`."""
-    return delta(spec, leaves, kernel, task)
+    """Raises `CannotMerge`: the update depends on the token."""
+    raise CannotMerge("HydraLoRA routes every token anew: its update is not a change of the kernel")
+
+
+init, delta, merge = defaults(declare, export)

@@ -15,9 +15,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
-from mtlora_jax.adapters.spec import Spec
-from mtlora_jax.adapters.streams import Streams
+from mtlora_jax.adapters.leaf import Leaf, Leaves, fan_in_uniform, zeros
+from mtlora_jax.adapters.spec import Spec, defaults
+from mtlora_jax.adapters.streams import each_stream
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,19 @@ class LoRA(Spec):
 
 
 def check_dropout(rate: float) -> None:
+    """Raises ValueError unless the rate is a probability below 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"adapter dropout must lie in [0, 1), not {rate}")
 
 
-def leaves(spec: LoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
+def declare(spec: LoRA, d_in: int, d_out: int) -> Leaves:
     """`A [in, R]` drawn uniformly within 1/sqrt(in), `B [R, out]` zero: a fresh adapter changes nothing."""
-    return pair("", spec.rank, d_in, d_out)
+    return pair(spec.rank, d_in, d_out)
 
 
-def pair(prefix: str, rank: int, d_in: int, d_out: int) -> dict[str, Leaf]:
-    """One low-rank update's two leaves, `<prefix>A` and `<prefix>B`."""
-    return {f"{prefix}A": Leaf((d_in, rank), fan_in_uniform), f"{prefix}B": Leaf((rank, d_out), zeros)}
-
-
-def init(spec: LoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
+def pair(rank: int, d_in: int, d_out: int) -> Leaves:
+    """One low-rank update's two leaves, `A` and `B`."""
+    return {"A": Leaf((d_in, rank), fan_in_uniform), "B": Leaf((rank, d_out), zeros)}
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -76,25 +72,23 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array
 
 
 def updated(kernel, bias, a, b, x, rate: float, key: jax.Array | None):
-    """`x W + b + (drop(x) A) B`; of `Streams`, the same of each, with masks of their own."""
-    if isinstance(x, Streams):
-        keys = (None, None) if key is None else jax.random.split(key)
-        return Streams(
-            updated(kernel, bias, a, b, x.shared, rate, keys[0]),
-            updated(kernel, bias, a, b, x.tasks, rate, keys[1]),
-        )
-    return affine(x, kernel, bias) + dropout(x, rate, key) @ a.astype(x.dtype) @ b.astype(x.dtype)
+    """`x W + b + (drop(x) A) B` of an array, or of every stream with a mask of its own."""
+
+    def one(x: jax.Array, key: jax.Array | None) -> jax.Array:
+        return affine(x, kernel, bias) + dropout(x, rate, key) @ a.astype(x.dtype) @ b.astype(x.dtype)
+
+    return each_stream(one, x, key)
 
 
 def apply(spec: LoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None):
     """The layer's output.
 
     Args:
-      leaves: `A`, `B`.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
       x: `[..., in]`, or `Streams` of it.
-      task_id: ignored, LoRA knows no tasks.
+      task_id: ignored; all tasks share the update.
       dropout_key: a key while training, None otherwise.
 
     Returns:
@@ -103,16 +97,9 @@ def apply(spec: LoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None
     return updated(kernel, bias, *export(spec, leaves, kernel), x, spec.dropout, dropout_key)
 
 
-def delta(spec: LoRA, leaves, kernel, task=None):
-    """`s A B`, `[in, out]`."""
-    return spec.scale * (leaves["A"] @ leaves["B"])
-
-
-def merge(spec: LoRA, leaves, kernel, bias, task=None):
-    """The plain layer `(W + s A B, b)`."""
-    return kernel + delta(spec, leaves, kernel, task).astype(kernel.dtype), bias
-
-
 def export(spec: LoRA, leaves, kernel, task=None):
     """`(A, s B)`: the scale goes into B, so that the product alone is the update."""
     return leaves["A"], spec.scale * leaves["B"]
+
+
+init, delta, merge = defaults(declare, export)

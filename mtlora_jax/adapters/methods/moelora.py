@@ -9,13 +9,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
+from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, fan_in_uniform, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout
-from mtlora_jax.adapters.spec import Spec
-from mtlora_jax.adapters.task_ids import check_names, pick, place, spread, stacked
+from mtlora_jax.adapters.spec import Spec, defaults
+from mtlora_jax.adapters.task_ids import check_names, check_task_id, id_of, pick, stacked
 
 A_STDDEV = 0.01
-SPARE = "spare"
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class MoELoRA(Spec):
     """
 
     method: ClassVar[str] = "moelora"
+    takes_streams: ClassVar[bool] = False
+    needs_task_id: ClassVar[bool] = True
     tasks: tuple[str, ...]
     rank: int = 16
     experts: int = 8
@@ -41,8 +42,6 @@ class MoELoRA(Spec):
 
     def __post_init__(self):
         check_names("MoELoRA", self.tasks)
-        if SPARE in self.tasks:
-            raise ValueError(f"MoELoRA keeps the name {SPARE!r} for the embedding of no task: call the task otherwise")
         if min(self.rank, self.experts, self.embedding) < 1:
             raise ValueError(
                 "MoELoRA needs rank, experts and embedding of at least 1, not "
@@ -55,8 +54,8 @@ class MoELoRA(Spec):
         check_dropout(self.dropout)
 
 
-def leaves(spec: MoELoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
-    """`A [E, in, R/E]`, `B [E, R/E, out]`, `gate [te, E]` and `<task>_embedding [te]`.
+def declare(spec: MoELoRA, d_in: int, d_out: int) -> Leaves:
+    """`A [E, in, R/E]`, `B [E, R/E, out]`, `gate [te, E]` and `tasks/<task>/embedding [te]`.
 
     `spare_embedding [te]` belongs to no task: the reference's table has a row too many, and published counts have it.
     """
@@ -66,13 +65,9 @@ def leaves(spec: MoELoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
         "A": Leaf((E, d_in, r), normal(A_STDDEV)),
         "B": Leaf((E, r, d_out), zeros),
         "gate": Leaf((spec.embedding, E), fan_in_uniform),
-        **{f"{task}_embedding": Leaf((spec.embedding,), normal(1.0)) for task in (*spec.tasks, SPARE)},
+        "spare_embedding": Leaf((spec.embedding,), normal(1.0)),
+        TASKS: {task: {"embedding": Leaf((spec.embedding,), normal(1.0))} for task in spec.tasks},
     }
-
-
-def init(spec: MoELoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
 
 
 def gates(spec: MoELoRA, leaves) -> jax.Array:
@@ -85,7 +80,7 @@ def apply(spec: MoELoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
     """The layer's output.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
       x: `[B, ..., in]`.
@@ -98,7 +93,7 @@ def apply(spec: MoELoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
     Raises:
       ValueError: there are no task ids, or they are not of x's leading axes.
     """
-    spread(task_id, x)
+    check_task_id("MoELoRA", task_id, x)
     A, B = leaves["A"].astype(x.dtype), leaves["B"].astype(x.dtype)
     if dropout_key is None or spec.dropout == 0:
         u = jnp.einsum("...i,eir->...er", x, A)
@@ -112,18 +107,10 @@ def apply(spec: MoELoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
 
 def export(spec: MoELoRA, leaves, kernel, task: str | None = None):
     """`(A_1 | ... | A_E, s q_t[1] B_1 over ... over s q_t[E] B_E)`: one task is a plain LoRA of rank R."""
-    t = place("MoELoRA", spec.tasks, task)
+    t = id_of("MoELoRA", spec.tasks, task)
     q = gates(spec, leaves)[t].astype(leaves["B"].dtype)
     mixed = spec.scale * q[:, None, None] * leaves["B"]
     return jnp.concatenate(list(leaves["A"]), axis=1), mixed.reshape(-1, mixed.shape[-1])
 
 
-def delta(spec: MoELoRA, leaves, kernel, task: str | None = None):
-    """`s sum_e q_t[e] A_e B_e`, `[in, out]`."""
-    A, B = export(spec, leaves, kernel, task)
-    return A @ B
-
-
-def merge(spec: MoELoRA, leaves, kernel, bias, task: str | None = None):
-    """The plain layer of one task."""
-    return kernel + delta(spec, leaves, kernel, task).astype(kernel.dtype), bias
+init, delta, merge = defaults(declare, export)

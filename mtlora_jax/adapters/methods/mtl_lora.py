@@ -13,10 +13,10 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
+from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, fan_in_uniform, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout
-from mtlora_jax.adapters.spec import Spec
-from mtlora_jax.adapters.task_ids import check_names, own_uniform, pick, place, spread, stacked
+from mtlora_jax.adapters.spec import Spec, defaults
+from mtlora_jax.adapters.task_ids import check_names, check_task_id, id_of, own_uniform, pick, stacked
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class MTLLoRA(Spec):
     """
 
     method: ClassVar[str] = "mtl_lora"
+    takes_streams: ClassVar[bool] = False
+    needs_task_id: ClassVar[bool] = True
     tasks: tuple[str, ...]
     rank: int = 8
     scale: float = 2.0
@@ -53,8 +55,8 @@ class MTLLoRA(Spec):
         check_dropout(self.dropout)
 
 
-def leaves(spec: MTLLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
-    """`A [in, R]`, `B [U, R, out]`, and per task `<task>_transform [R, R]` (or `[R]`) and `<task>_mix [U]`.
+def declare(spec: MTLLoRA, d_in: int, d_out: int) -> Leaves:
+    """`A [in, R]`, `B [U, R, out]`, and per task `tasks/<task>/transform [R, R]` (or `[R]`) and `tasks/<task>/mix [U]`.
 
     Transforms start as the identity, B at zero. The mixing logits are random: equal ones would keep all
     up-projections equal for ever.
@@ -65,16 +67,11 @@ def leaves(spec: MTLLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
         "transform": Leaf((R,), jax.nn.initializers.ones) if spec.diagonal else Leaf((R, R), identity),
         "mix": Leaf((U,), own_uniform),
     }
-    return shared | {f"{task}_{name}": leaf for task in spec.tasks for name, leaf in own.items()}
+    return shared | {TASKS: dict.fromkeys(spec.tasks, own)}
 
 
 def identity(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     return jnp.eye(shape[0], dtype=dtype)
-
-
-def init(spec: MTLLoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
 
 
 def mixture(spec: MTLLoRA, leaves) -> jax.Array:
@@ -90,7 +87,7 @@ def transformed(spec: MTLLoRA, leaves, x, task_id, dropout_key=None) -> jax.Arra
         return u * pick(transforms, task_id, u.ndim)
     if jnp.ndim(task_id) == 1:
         return jnp.einsum("b...r,brq->b...q", u, pick(transforms, task_id))
-    # An id a token: all tasks' transforms side by side are one product, and a [B, L, R, R] gather is none.
+    # An id for every token: one product with all tasks' transforms costs less than a gather of [B, L, R, R].
     every = jnp.einsum("...r,trq->...tq", u, transforms)
     chosen = pick(jnp.eye(len(spec.tasks), dtype=x.dtype), task_id, u.ndim)
     return jnp.einsum("...tq,...t->...q", every, chosen)
@@ -109,7 +106,7 @@ def apply(spec: MTLLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
     """The layer's output.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
       x: `[B, ..., in]`.
@@ -122,25 +119,17 @@ def apply(spec: MTLLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=N
     Raises:
       ValueError: there are no task ids, or they are not of x's leading axes.
     """
-    spread(task_id, x)
+    check_task_id("MTL-LoRA", task_id, x)
     return affine(x, kernel, bias) + spec.scale * update(spec, leaves, x, task_id, dropout_key)
 
 
 def export(spec: MTLLoRA, leaves, kernel, task: str | None = None):
     """`(A, s Λ_t sum_u p_t[u] B_u)`: one task is a plain LoRA of the same rank."""
-    t = place("MTL-LoRA", spec.tasks, task)
+    t = id_of("MTL-LoRA", spec.tasks, task)
     p = mixture(spec, leaves)[t].astype(leaves["B"].dtype)
     B = jnp.einsum("u,uro->ro", p, leaves["B"])
-    transform = leaves[f"{task}_transform"]
+    transform = leaves[TASKS][task]["transform"]
     return leaves["A"], spec.scale * (transform[:, None] * B if spec.diagonal else transform @ B)
 
 
-def delta(spec: MTLLoRA, leaves, kernel, task: str | None = None):
-    """`s A Λ_t sum_u p_t[u] B_u`, `[in, out]`."""
-    A, B = export(spec, leaves, kernel, task)
-    return A @ B
-
-
-def merge(spec: MTLLoRA, leaves, kernel, bias, task: str | None = None):
-    """The plain layer of one task."""
-    return kernel + delta(spec, leaves, kernel, task).astype(kernel.dtype), bias
+init, delta, merge = defaults(declare, export)

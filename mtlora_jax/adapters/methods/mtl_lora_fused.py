@@ -11,11 +11,11 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, zeros
+from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout
 from mtlora_jax.adapters.methods.mtl_lora import identity, transformed
-from mtlora_jax.adapters.spec import Spec
-from mtlora_jax.adapters.task_ids import check_names, pick, place, spread, stacked
+from mtlora_jax.adapters.spec import Spec, defaults
+from mtlora_jax.adapters.task_ids import check_names, check_task_id, id_of, pick, stacked
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class MTLLoRAFused(Spec):
       rank: R of each slot.
       slots: names of the kernel's equal column blocks, in order.
       adapted: those that get an update.
-      pooled: of these, the ones with U up-projections mixed per task; the others have one.
+      pooled: those of them that have U up-projections, mixed per task; the others have one.
     """
 
     method: ClassVar[str] = "mtl_lora_fused"
+    takes_streams: ClassVar[bool] = False
+    needs_task_id: ClassVar[bool] = True
     tasks: tuple[str, ...]
     rank: int = 8
     scale: float = 2.0
@@ -64,9 +66,9 @@ class MTLLoRAFused(Spec):
         return tuple(slot for slot in self.slots if slot in self.adapted)
 
 
-def leaves(spec: MTLLoRAFused, d_in: int, d_out: int) -> dict[str, Leaf]:
-    """`A [in, k R]`; `<slot>_B [U, R, per]`, unpooled `[R, per]`; per task `<task>_transform [k R, k R]` (or `[k R]`)
-    and `<task>_mix_<slot> [U]`. A and the logits are drawn from ranges of their own, as the reference's are.
+def declare(spec: MTLLoRAFused, d_in: int, d_out: int) -> Leaves:
+    """`A [in, k R]`; `<slot>_B [U, R, per]`, unpooled `[R, per]`; below `tasks/<task>` the `transform [k R, k R]` (or
+    `[k R]`) and `mix_<slot> [U]`. A and the logits are drawn from ranges of their own, as the reference's are.
 
     Raises:
       ValueError: the slots do not divide the width.
@@ -79,24 +81,17 @@ def leaves(spec: MTLLoRAFused, d_in: int, d_out: int) -> dict[str, Leaf]:
     for slot in spec.order:
         declared[f"{slot}_B"] = Leaf((U, R, per) if slot in spec.pooled else (R, per), zeros)
     transform = Leaf((width,), jax.nn.initializers.ones) if spec.diagonal else Leaf((width, width), identity)
-    for task in spec.tasks:
-        declared[f"{task}_transform"] = transform
-        declared |= {f"{task}_mix_{slot}": Leaf((U,), uniform(6 / U)) for slot in spec.order if slot in spec.pooled}
-    return declared
+    mixes = {f"mix_{slot}": Leaf((U,), uniform(6 / U)) for slot in spec.order if slot in spec.pooled}
+    return declared | {TASKS: {task: {"transform": transform, **mixes} for task in spec.tasks}}
 
 
 def uniform(squared: float):
     """U(-b, b) with `b ** 2 = squared`."""
 
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -(squared**0.5), squared**0.5)
 
-    return draw
-
-
-def init(spec: MTLLoRAFused, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
+    return init
 
 
 def mixture(spec: MTLLoRAFused, leaves, slot: str) -> jax.Array:
@@ -106,7 +101,7 @@ def mixture(spec: MTLLoRAFused, leaves, slot: str) -> jax.Array:
 
 def apply(spec: MTLLoRAFused, leaves, kernel, bias, x, *, task_id=None, dropout_key=None):
     """The layer's output; arguments, result and errors as in `mtl_lora.apply`."""
-    spread(task_id, x)
+    check_task_id("fused MTL-LoRA", task_id, x)
     z = transformed(spec, leaves, x, task_id, dropout_key)
     parts = dict(zip(spec.order, jnp.split(z, len(spec.order), axis=-1), strict=True))
     columns = []
@@ -124,7 +119,7 @@ def apply(spec: MTLLoRAFused, leaves, kernel, bias, x, *, task_id=None, dropout_
 
 def export(spec: MTLLoRAFused, leaves, kernel, task: str | None = None):
     """`(A, s Λ_t B_t)` with B_t block-diagonal over the slots: one task is a plain LoRA of rank k R."""
-    t = place("MTL-LoRA", spec.tasks, task)
+    t = id_of("MTL-LoRA", spec.tasks, task)
     R, per = spec.rank, kernel.shape[1] // len(spec.slots)
     up = jnp.zeros((R * len(spec.order), kernel.shape[1]), leaves["A"].dtype)
     for row, slot in enumerate(spec.order):
@@ -134,16 +129,8 @@ def export(spec: MTLLoRAFused, leaves, kernel, task: str | None = None):
             B = jnp.einsum("u,uro->ro", p, B)
         column = spec.slots.index(slot)
         up = up.at[row * R : (row + 1) * R, column * per : (column + 1) * per].set(B)
-    transform = leaves[f"{task}_transform"]
+    transform = leaves[TASKS][task]["transform"]
     return leaves["A"], spec.scale * (transform[:, None] * up if spec.diagonal else transform @ up)
 
 
-def delta(spec: MTLLoRAFused, leaves, kernel, task: str | None = None):
-    """One task's change of the kernel, `[in, out]`."""
-    A, B = export(spec, leaves, kernel, task)
-    return A @ B
-
-
-def merge(spec: MTLLoRAFused, leaves, kernel, bias, task: str | None = None):
-    """The plain layer of one task."""
-    return kernel + delta(spec, leaves, kernel, task).astype(kernel.dtype), bias
+init, delta, merge = defaults(declare, export)

@@ -17,8 +17,8 @@ the task's own stream; each task is then an ordinary layer and merges exactly.
     >>> from mtlora_jax.adapters import MTLoRA, mtlora
     >>> spec = MTLoRA(rank=4, tasks=("semseg", "depth"), task_ranks=(2, 1), task_scales=(4.0, 4.0))
     >>> leaves = mtlora.init(spec, jax.random.key(0), 8, 6)
-    >>> {name: leaf.shape for name, leaf in leaves.items() if name.endswith("_A")}
-    {'shared_A': (8, 4), 'semseg_A': (8, 2), 'depth_A': (8, 1)}
+    >>> leaves["shared_A"].shape, {task: own["A"].shape for task, own in leaves["tasks"].items()}
+    ((8, 4), {'semseg': (8, 2), 'depth': (8, 1)})
     >>> y = mtlora.apply(spec, leaves, jnp.ones((8, 6)), None, jnp.ones((3, 8)))
     >>> y.shared.shape, y.tasks.shape
     ((3, 6), (2, 3, 6))
@@ -30,14 +30,13 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, constant, draw, zeros
+from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, constant, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout, pair, updated
-from mtlora_jax.adapters.spec import CannotMerge, Spec
+from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
 from mtlora_jax.adapters.streams import Streams, check_tasks
 
 Mode = Literal["matrix", "matrixv2", "addition", "lora_only"]
 TaskBase = Literal["shared", "per_task"]
-RESERVED = ("shared", "norm")
 LAYER_NORM_EPS = 1e-5
 
 
@@ -51,9 +50,10 @@ class MTLoRA(Spec):
       tasks: task names in stream order; empty for a layer with the shared update only.
       task_ranks, task_scales: R_t and s_t, aligned with `tasks`; rank 0 leaves a task the plain product.
       mode: see the table above. Without tasks every mode is `matrix`.
-      dropout: on the shared update's input while training; task streams handed in are never dropped.
+      dropout: probability of dropping an entry of the shared update's input; task streams handed in are never
+        dropped.
       trainable_scale, trainable_task_scales: make s, or every s_t, a leaf of shape `[1]`.
-      task_base: of which stream a task takes the frozen product.
+      task_base: the stream whose frozen product a task takes.
     """
 
     method: ClassVar[str] = "mtlora"
@@ -85,43 +85,39 @@ class MTLoRA(Spec):
         for name, rank in zip(self.tasks, self.task_ranks, strict=True):
             if rank < 0:
                 raise ValueError(f"MTLoRA needs a rank of at least 0 for task {name}, not {rank}")
-            if name in RESERVED or self.tasks.count(name) > 1:
-                raise ValueError(f"MTLoRA cannot name a task {name!r}: it is reserved or given twice")
+            if self.tasks.count(name) > 1:
+                raise ValueError(f"MTLoRA has the task {name!r} twice")
 
 
-def leaves(spec: MTLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
-    """`shared_A [in, R]`, `shared_B [R, out]`, `<task>_A`, `<task>_B`; where asked `shared_scale [1]`,
-    `<task>_scale [1]`; in mode addition `norm_scale [out]`, `norm_bias [out]` instead of the shared pair. There
+def declare(spec: MTLoRA, d_in: int, d_out: int) -> Leaves:
+    """`shared_A [in, R]`, `shared_B [R, out]`, and `A`, `B` below `tasks/<task>`; where asked `shared_scale [1]` and
+    every task's `scale [1]`; in mode addition `norm_scale [out]`, `norm_bias [out]` instead of the shared pair. There
     nothing reads `shared_scale`, which the reference has all the same."""
     declared = {}
     if spec.mode == "addition":
         declared |= {"norm_scale": Leaf((d_out,), constant(1.0)), "norm_bias": Leaf((d_out,), zeros)}
     else:
-        declared |= pair("shared_", spec.rank, d_in, d_out)
+        declared |= {f"shared_{name}": leaf for name, leaf in pair(spec.rank, d_in, d_out).items()}
     if spec.trainable_scale:
         declared["shared_scale"] = Leaf((1,), constant(spec.scale))
+    own = {}
     for task, rank, scale in zip(spec.tasks, spec.task_ranks, spec.task_scales, strict=True):
-        declared |= pair(f"{task}_", rank, d_in, d_out)
+        own[task] = pair(rank, d_in, d_out)
         if spec.trainable_task_scales:
-            declared[f"{task}_scale"] = Leaf((1,), constant(scale))
-    return declared
-
-
-def init(spec: MTLoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
+            own[task]["scale"] = Leaf((1,), constant(scale))
+    return declared | ({TASKS: own} if own else {})
 
 
 def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None):
     """The layer's output for the shared stream and every task.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
-      x: `[B, ..., in]`, or `Streams` of it. An array gives birth to the task streams, if the spec has tasks.
+      x: `[B, ..., in]`, or `Streams` of it. From an array the task streams are made, if the spec has tasks.
         Without tasks every stream gets the same layer.
-      task_id: ignored, every task sees every image.
+      task_id: ignored; every task sees every image.
       dropout_key: a key while training, None otherwise.
 
     Returns:
@@ -134,14 +130,14 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
         return updated(kernel, bias, *export(spec, leaves, kernel), x, spec.dropout, dropout_key)
     check_tasks(spec.tasks, x)
 
-    born = not isinstance(x, Streams)
-    x_shared = x if born else x.shared
+    first = not isinstance(x, Streams)  # the layer in which task streams begin
+    x_shared = x if first else x.shared
     dtype = x_shared.dtype
     base = affine(x_shared, kernel, bias)
     dropped = dropout(x_shared, spec.dropout, dropout_key)
     a_TxIxR, b_TxRxO = (m.astype(dtype) for m in stacked_pairs(spec, leaves))
     has_shared = spec.mode != "addition"
-    if born:
+    if first:
         # All down-projections read the same input: one skinny product.
         T, I, R = a_TxIxR.shape
         a = jnp.moveaxis(a_TxIxR, 0, 1).reshape(I, T * R)
@@ -155,12 +151,12 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
         update_tasks = jnp.einsum("t...i,tir->t...r", x.tasks, a_TxIxR)
         update_tasks = jnp.einsum("t...r,tro->t...o", update_tasks, b_TxRxO)
 
-    per_task = spec.task_base == "per_task" and not born
+    per_task = spec.task_base == "per_task" and not first
     tasks = update_tasks + (affine(x.tasks, kernel, bias) if per_task else base[None])
     if not has_shared:
         norm = _layer_norm(tasks.sum(0), leaves["norm_scale"], leaves["norm_bias"])
         return Streams(base + norm.astype(dtype), tasks)
-    b_shared = _scaled_b(spec, leaves, "shared").astype(dtype)
+    b_shared = shared_pair(spec, leaves)[1].astype(dtype)
     shared_update = u_shared @ b_shared
     if spec.mode == "matrixv2":
         own = x.tasks @ leaves["shared_A"].astype(dtype) @ b_shared if per_task else shared_update[None]
@@ -171,19 +167,22 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
 def stacked_pairs(spec: MTLoRA, leaves) -> tuple[jax.Array, jax.Array]:
     """All tasks' `A [T, in, R]` and scaled `B [T, R, out]`; smaller ranks are padded with zeros, which add nothing."""
     R = max(spec.task_ranks)
-    a = [jnp.pad(leaves[f"{t}_A"], ((0, 0), (0, R - r))) for t, r in zip(spec.tasks, spec.task_ranks, strict=True)]
-    b = [
-        jnp.pad(_scaled_b(spec, leaves, t), ((0, R - r), (0, 0)))
-        for t, r in zip(spec.tasks, spec.task_ranks, strict=True)
-    ]
+    pairs = [task_pair(spec, leaves, task) for task in spec.tasks]
+    a = [jnp.pad(A, ((0, 0), (0, R - A.shape[1]))) for A, _ in pairs]
+    b = [jnp.pad(B, ((0, R - B.shape[0]), (0, 0))) for _, B in pairs]
     return jnp.stack(a), jnp.stack(b)
 
 
-def _scaled_b(spec: MTLoRA, leaves, name: str) -> jax.Array:
-    """`s B`: the scale costs R x out products instead of one per token."""
-    fixed = spec.scale if name == "shared" else spec.task_scales[spec.tasks.index(name)]
-    scale = leaves[f"{name}_scale"] if f"{name}_scale" in leaves else jnp.full((1,), fixed)
-    return leaves[f"{name}_B"] * scale.reshape(1, 1)
+def task_pair(spec: MTLoRA, leaves, task: str) -> tuple[jax.Array, jax.Array]:
+    """One task's `A [in, R_t]` and `s_t B [R_t, out]`. The scale costs R x out products, not one for every token."""
+    own, fixed = leaves[TASKS][task], spec.task_scales[spec.tasks.index(task)]
+    return own["A"], own["B"] * own.get("scale", jnp.full((1,), fixed)).reshape(1, 1)
+
+
+def shared_pair(spec: MTLoRA, leaves) -> tuple[jax.Array, jax.Array]:
+    """The shared `A [in, R]` and `s B [R, out]`."""
+    scale = leaves.get("shared_scale", jnp.full((1,), spec.scale))
+    return leaves["shared_A"], leaves["shared_B"] * scale.reshape(1, 1)
 
 
 def _layer_norm(x, scale, bias):
@@ -200,12 +199,12 @@ def export(spec: MTLoRA, leaves, kernel, task: str | None = None):
       task: a task's name, or None for the shared stream. Without tasks every stream gets the same update.
 
     Raises:
-      CannotMerge: the stream is no linear map of its own input (see the module's docstring).
+      CannotMerge: the stream is not a linear map of its own input (see the module's docstring).
     """
     if task is None or not spec.tasks:
         if spec.mode == "addition":
             raise CannotMerge("in mode addition the shared output holds a LayerNorm of the tasks' sum")
-        return leaves["shared_A"], _scaled_b(spec, leaves, "shared")
+        return shared_pair(spec, leaves)
     if task not in spec.tasks:
         raise CannotMerge(f"the layer has no task {task!r}: its tasks are {', '.join(spec.tasks)}")
     if spec.task_base == "shared":
@@ -213,19 +212,11 @@ def export(spec: MTLoRA, leaves, kernel, task: str | None = None):
             f"the published output of task {task} adds W of the shared stream to an update of the task's own: "
             'two inputs, no single kernel (task_base="per_task" merges exactly)'
         )
-    a, b = leaves[f"{task}_A"], _scaled_b(spec, leaves, task)
+    a, b = task_pair(spec, leaves, task)
     if spec.mode == "matrixv2":
-        a = jnp.concatenate([leaves["shared_A"], a], axis=1)
-        b = jnp.concatenate([_scaled_b(spec, leaves, "shared"), b], axis=0)
+        a_shared, b_shared = shared_pair(spec, leaves)
+        a, b = jnp.concatenate([a_shared, a], axis=1), jnp.concatenate([b_shared, b], axis=0)
     return a, b
 
 
-def delta(spec: MTLoRA, leaves, kernel, task: str | None = None):
-    """What one stream adds to the kernel, `[in, out]`; raises `CannotMerge` as `export` does."""
-    a, b = export(spec, leaves, kernel, task)
-    return a @ b
-
-
-def merge(spec: MTLoRA, leaves, kernel, bias, task: str | None = None):
-    """A plain layer for one stream, `(kernel + delta, bias)`; raises `CannotMerge` as `export` does."""
-    return kernel + delta(spec, leaves, kernel, task).astype(kernel.dtype), bias
+init, delta, merge = defaults(declare, export)

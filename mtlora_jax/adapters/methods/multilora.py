@@ -6,12 +6,11 @@ Several parallel updates, each with a learned scale for every output.
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.leaf import Leaf, draw, fan_in_uniform, zeros
+from mtlora_jax.adapters.leaf import Leaf, Leaves, fan_in_uniform, zeros
 from mtlora_jax.adapters.methods.lora import check_dropout, updated
-from mtlora_jax.adapters.spec import Spec
+from mtlora_jax.adapters.spec import Spec, defaults
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class MultiLoRA(Spec):
         check_dropout(self.dropout)
 
 
-def leaves(spec: MultiLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
+def declare(spec: MultiLoRA, d_in: int, d_out: int) -> Leaves:
     """`A [U, in, R]` and `B [U, R, out]` random, `scaling [U, out]` zero."""
     U, R = spec.updates, spec.rank
     return {
@@ -47,40 +46,27 @@ def leaves(spec: MultiLoRA, d_in: int, d_out: int) -> dict[str, Leaf]:
     }
 
 
-def init(spec: MultiLoRA, key: jax.Array, d_in: int, d_out: int) -> dict[str, jax.Array]:
-    """Fresh leaves, float32, each from a key of its own."""
-    return draw(leaves(spec, d_in, d_out), key)
-
-
 def apply(spec: MultiLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None):
     """The layer's output, all updates as one of rank U R.
 
     Args:
-      leaves: as `leaves` declares.
+      leaves: as `declare` says.
       kernel: `[in, out]`.
       bias: `[out]` or None.
-      x: `[..., in]`.
-      task_id: ignored, MultiLoRA knows no tasks.
+      x: `[..., in]`, or `Streams` of it.
+      task_id: ignored; all tasks share the updates.
       dropout_key: a key while training, None otherwise.
 
     Returns:
-      `[..., out]`, in x's dtype.
+      `[..., out]`, or `Streams` of it, in x's dtype.
     """
     return updated(kernel, bias, *export(spec, leaves, kernel), x, spec.dropout, dropout_key)
-
-
-def delta(spec: MultiLoRA, leaves, kernel, task=None):
-    """`s sum_u A_u B_u c_u`, `[in, out]`."""
-    A, B = export(spec, leaves, kernel)
-    return A @ B
-
-
-def merge(spec: MultiLoRA, leaves, kernel, bias, task=None):
-    """The plain layer."""
-    return kernel + delta(spec, leaves, kernel).astype(kernel.dtype), bias
 
 
 def export(spec: MultiLoRA, leaves, kernel, task=None):
     """`(A_1 | ... | A_U, s c_1 B_1 over ... over s c_U B_U)`: a plain LoRA of rank U R."""
     scaled = spec.scale * leaves["scaling"][:, None] * leaves["B"]
     return jnp.concatenate(list(leaves["A"]), axis=1), scaled.reshape(-1, scaled.shape[-1])
+
+
+init, delta, merge = defaults(declare, export)

@@ -1,18 +1,23 @@
-"""Looking text rows over before they train: every row encoded, figures per task, what the cutoff takes."""
+"""Inspects text rows before they train: every row encoded, numbers of every task, what the cutoff takes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mtlora_jax.engine.tables import text_table
-from mtlora_jax.language.encode import FATES, Truncation, encode
+from mtlora_jax.errors import UserError
+from mtlora_jax.files import make_workdir, write_json
+from mtlora_jax.language.encode import OUTCOMES, Truncation, encode
 from mtlora_jax.language.rows import Row
-from mtlora_jax.language.templates import Template
+from mtlora_jax.language.templates import TEMPLATES, Template
 from mtlora_jax.language.tokenizer import Tokenizer
+from mtlora_jax.listing import text_table
+from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.datasets.commonsense import SIZES, UNCHECKED
+from mtlora_jax.text.examples import tokenizer_of
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 LISTED = 8
@@ -26,19 +31,19 @@ class Summary:
 
     Attributes:
       lengths: tokens of every row that nothing was cut from, the end of text included.
-      fates: `{fate: rows}`, what the cutoff does to them.
+      outcomes: `{outcome: rows}`, what the cutoff does to them.
       answers: `{answer: rows}`.
       choices: rows that say what they may be answered with, which scoring by likelihood needs.
     """
 
     lengths: list[int] = field(default_factory=list)
-    fates: Counter = field(default_factory=Counter)
+    outcomes: Counter = field(default_factory=Counter)
     answers: Counter = field(default_factory=Counter)
     choices: int = 0
 
     @property
     def rows(self) -> int:
-        return self.fates.total()
+        return self.outcomes.total()
 
     def quantiles(self) -> list[int]:
         """Lengths that `QUANTILES` of the rows do not exceed; zeros without rows."""
@@ -46,7 +51,32 @@ class Summary:
         return np.quantile(lengths, QUANTILES, method="inverted_cdf").astype(int).tolist()
 
 
-def check(
+def check(config: TextConfig, out: Path, expect: str | None = None, workers: int = 0) -> None:
+    """Encodes every row of both splits, prints numbers of every task, and writes them to `report.json`.
+
+    Args:
+      expect: `commonsense`, whose published row counts to compare with.
+      workers: ignored; rows are encoded in this process.
+
+    Raises:
+      UserError: a file is missing or broken, or a task has no rows.
+    """
+    if expect not in (None, "commonsense"):
+        raise UserError(f"--expect {expect}: the numbers known are those of commonsense")
+    make_workdir(out)
+    tokenizer, template, report = tokenizer_of(config), TEMPLATES[config.template], {}
+    for split in ("train", "val"):
+        rows = config.data.open(split, tuple(config.tasks))
+        found = summaries(rows, tokenizer, template, config.cutoff, config.truncation)
+        print(f"{split}: {text(found, config.cutoff)}")
+        for line in compare(found, split) if expect else ():
+            print(line)
+        report[split] = as_json(found)
+    write_json(out / "report.json", report)
+    print(f"wrote {out / 'report.json'}")
+
+
+def summaries(
     rows: Iterable[Row], tokenizer: Tokenizer, template: Template, cutoff: int, truncation: Truncation = "keep_answer"
 ) -> dict[str, Summary]:
     """A summary of every task, in the order in which the tasks first occur.
@@ -63,16 +93,19 @@ def check(
             summary.lengths.append(len(whole.tokens))
             if len(whole.tokens) > cutoff:
                 kept = encode(row, tokenizer, template, cutoff, truncation)
-        summary.fates["dropped" if kept is None else kept.fate] += 1
+        summary.outcomes["dropped" if kept is None else kept.outcome] += 1
         summary.answers[row.answer] += 1
         summary.choices += bool(row.options)
     return found
 
 
 def text(found: Mapping[str, Summary], cutoff: int) -> str:
-    """What `check` found, as plain text: a table, then the answers of each task."""
-    header = ("task", "rows", "options", *(f"{100 * q:g} %" for q in QUANTILES), *FATES)
-    table = [(task, s.rows, s.choices, *s.quantiles(), *(s.fates[fate] for fate in FATES)) for task, s in found.items()]
+    """What `summaries` found, as plain text: a table, then the answers of each task."""
+    header = ("task", "rows", "options", *(f"{100 * q:g} %" for q in QUANTILES), *OUTCOMES)
+    table = [
+        (task, s.rows, s.choices, *s.quantiles(), *(s.outcomes[outcome] for outcome in OUTCOMES))
+        for task, s in found.items()
+    ]
     lines = [f"lengths in tokens by quantile, and what the cutoff of {cutoff} takes:", text_table(header, table)]
     for task, s in found.items():
         listed = [f"{answer!r} {100 * n / s.rows:.1f} %" for answer, n in s.answers.most_common(LISTED)]
@@ -82,13 +115,13 @@ def text(found: Mapping[str, Summary], cutoff: int) -> str:
 
 
 def as_json(found: Mapping[str, Summary]) -> dict[str, Any]:
-    """What `check` found, for `report.json`."""
+    """What `summaries` found, for `report.json`."""
     return {
         task: {
             "rows": s.rows,
             "options": s.choices,
             "lengths": {f"{q:g}": length for q, length in zip(QUANTILES, s.quantiles(), strict=True)},
-            "cutoff": {fate: s.fates[fate] for fate in FATES},
+            "cutoff": {outcome: s.outcomes[outcome] for outcome in OUTCOMES},
             "answers": dict(s.answers.most_common()),
         }
         for task, s in found.items()

@@ -6,10 +6,12 @@
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.read import read_rows
 from mtlora_jax.text.tasks import COMMONSENSE
 
@@ -29,26 +31,33 @@ UNCHECKED = {"piqa train", "social_i_qa train", "hellaswag train", "hellaswag te
 """Of these, the ones that nobody here has counted."""
 
 
-def read_commonsense(root: Path, split: str, tasks: Sequence[str], train: str = "") -> list[Row]:
-    """Rows of a split, `train` or `val` (the published test files).
+@dataclass(frozen=True)
+class CommonsenseData(Data):
+    """The eight commonsense sets as LLM-Adapters lays them out; see the module for the files.
 
-    Args:
-      tasks: which sets.
-      train: one training file for all of them, below the root; else each set's own.
-
-    Raises:
-      UserError: a file is missing or broken; the message names it.
+    Attributes:
+      root: the folder that holds a folder for each set.
+      train: one training file for all of them, `commonsense_170k_taskid.json` or the like; empty trains on each set's
+        own file.
+      val_length: rows of each test set that evaluation during training reads; 0 for all.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise UserError(f"data.root: there is no folder {root}; it should hold {', '.join(tasks)}")
-    if split == "train" and train:
-        own = {task: file for task in COMMONSENSE if (file := root / task / "train.json").exists()}
-        # Ids in the published file count all eight sets, whichever of them a run takes.
-        rows = read_rows(root / train, tuple(COMMONSENSE), own)
-        return [row for row in rows if row.task in tasks]
-    name = "train.json" if split == "train" else "test.json"
-    return [row for task in tasks for row in _one(root / task / name, task)]
+
+    val_length: int = 64
+    root: str = ""
+    train: str = ""
+
+    def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
+        """Rows of a split, `train` or `val` (the published test files)."""
+        root = Path(self.root)
+        if not root.is_dir():
+            raise UserError(f"data.root: there is no folder {root}; it should hold {', '.join(tasks)}")
+        if split == "train" and self.train:
+            own = {task: file for task in COMMONSENSE if (file := root / task / "train.json").exists()}
+            # Ids in the published file count all eight sets, whichever of them a run takes.
+            found = read_rows(root / self.train, tuple(COMMONSENSE), own)
+            return [row for row in found if row.task in tasks]
+        name = "train.json" if split == "train" else "test.json"
+        return [row for task in tasks for row in _one(root / task / name, task)]
 
 
 def _one(path: Path, task: str) -> list[Row]:

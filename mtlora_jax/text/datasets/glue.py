@@ -6,11 +6,13 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.read import read_records
 from mtlora_jax.text.tasks import GLUE
 
@@ -32,18 +34,31 @@ MATCHED = {"mnli": "validation_matched"}
 """Where a task's held-out split has another name."""
 
 
-def read_glue(root: Path, split: str, tasks: Sequence[str]) -> list[Row]:
-    """Rows of a split, `train` or `val`.
+@dataclass(frozen=True)
+class GlueData(Data):
+    """GLUE cast to text; see the module for the files.
 
-    Raises:
-      UserError: a task has neither files nor a prepared data set; a record lacks a field or has a label out of range.
+    Attributes:
+      root: a folder of json files, or TensorFlow Datasets' data directory.
+      val_length: rows of each validation set that evaluation during training reads; 0 for all.
     """
-    rows = []
-    for task in tasks:
-        name = MATCHED.get(task, SPLITS[split]) if split == "val" else SPLITS[split]
-        records = list(_records(Path(root), task, name))
-        rows += [row_of(record, task, f"{root}: {task} {name}, record {i}") for i, record in enumerate(records)]
-    return rows
+
+    val_length: int = 64
+    root: str = ""
+
+    def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
+        """Rows of a split, `train` or `val`.
+
+        Raises:
+          UserError: a task has neither files nor a prepared data set; a record lacks a field or has a label out of
+            range.
+        """
+        found = []
+        for task in tasks:
+            name = MATCHED.get(task, SPLITS[split]) if split == "val" else SPLITS[split]
+            records = list(_records(Path(self.root), task, name))
+            found += [row_of(r, task, f"{self.root}: {task} {name}, record {i}") for i, r in enumerate(records)]
+        return found
 
 
 def row_of(record: Mapping[str, Any], task: str, where: str) -> Row:

@@ -19,9 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mtlora_jax.engine.tables import MAX_LISTED
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.listing import listed
 
 Ambiguous = Literal["error", "drop"]
 
@@ -65,7 +65,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
                 except ValueError as error:
                     raise UserError(f"{path}, line {number}: broken JSON, {error}") from None
     if bad := [i for i, record in enumerate(records) if not isinstance(record, dict)]:
-        raise UserError(f"{path}: record {bad[0]} is no object")
+        raise UserError(f"{path}: record {bad[0]} is not an object")
     return records
 
 
@@ -96,10 +96,9 @@ def read_rows(
         elif task in tasks:
             rows.extend(_rows(record, task, where))
     if lost and ambiguous == "error":
-        more = f" and {len(lost) - MAX_LISTED} more" if len(lost) > MAX_LISTED else ""
         raise UserError(
             f"{path}: {len(lost)} of {len(lost) + len(rows)} rows say no task and could be of several, records "
-            f"{', '.join(lost[:MAX_LISTED])}{more}; give the sets' own files (data.per_set), or --data.ambiguous=drop"
+            f"{listed(lost)}; give the sets' own files (data.per_set), or --data.ambiguous=drop"
         )
     return rows
 
@@ -130,7 +129,7 @@ def _task(
     """The task a record is of, or None where it could be of several."""
     if "task" in record:
         if not isinstance(record["task"], str):
-            raise UserError(f"{where}: task {record['task']!r} is no name; a number goes into task_id")
+            raise UserError(f"{where}: task {record['task']!r} is not a name; a number goes into task_id")
         return record["task"]
     if "task_id" in record:
         number = record["task_id"]
@@ -167,7 +166,7 @@ def _rows(record: Mapping, task: str, where: str) -> Iterator[Row]:
         instruction, output = _texts(record, ("instruction", "output"), where)
         context, answer = record.get("input") or "", _answer(record, output)
         if not isinstance(context, str):
-            raise UserError(f"{where}: input is no text")
+            raise UserError(f"{where}: input is not text")
         yield Row(task, instruction, context, output, answer, _options(instruction, output, answer))
 
 

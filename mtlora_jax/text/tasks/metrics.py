@@ -1,4 +1,4 @@
-"""Figures of predicted against true answers."""
+"""Metrics of predicted against true answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -24,12 +24,12 @@ def matthews(predicted: Sequence[str], true: Sequence[str], answers: Sequence[st
         counts[kinds[t], kinds[p]] += 1
     n, right = counts.sum(), np.trace(counts)
     t, p = counts.sum(1), counts.sum(0)
-    spread = (n**2 - p @ p) * (n**2 - t @ t)
-    return float((right * n - t @ p) / np.sqrt(spread)) if spread > 0 else 0.0
+    variance = (n**2 - p @ p) * (n**2 - t @ t)
+    return float((right * n - t @ p) / np.sqrt(variance)) if variance > 0 else 0.0
 
 
 def _numbers(values: Sequence[str]) -> np.ndarray:
-    """Numbers, with 0 for what is none."""
+    """Numbers, with 0 for what is not one."""
 
     def number(text: str) -> float:
         try:
@@ -41,7 +41,7 @@ def _numbers(values: Sequence[str]) -> np.ndarray:
 
 
 def pearson(predicted: Sequence[str], true: Sequence[str], answers: Sequence[str]) -> float:
-    """Correlation of numbers; what is no number counts as 0, and a constant side correlates with nothing."""
+    """Correlation of numbers; what is not a number counts as 0, and a constant side correlates with nothing."""
     p, t = _numbers(predicted), _numbers(true)
     return float(np.corrcoef(p, t)[0, 1]) if len(p) and p.std() > 0 and t.std() > 0 else 0.0
 
@@ -61,4 +61,4 @@ METRICS: Mapping[str, Callable[..., float]] = {
     "pearson": pearson,
     "spearman": spearman,
 }
-"""By name: `(predicted, true, answers) -> figure`, higher is better."""
+"""By name: `(predicted, true, answers) -> metric`, higher is better."""

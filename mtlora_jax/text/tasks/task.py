@@ -1,4 +1,4 @@
-"""One text task: what may be answered, how an answer is read out of a text, and what figures it is judged by."""
+"""One text task: what may be answered, how an answer is read out of a text, and what metrics it is judged by."""
 
 import re
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class Task:
     """A task.
 
     Attributes:
-      name: of it.
+      name: the task's name.
       answers: words it is answered with, of which the last is the positive one; none for a number.
-      metrics: its figures, names in `METRICS`; the first stands for the task.
+      metrics: names in `METRICS`; the first stands for the task.
       digits: the reference's looser scorer takes a bare digit for an answer.
     """
 
@@ -45,7 +45,7 @@ class Task:
         """Whether a prediction is the answer; `reference` also takes any part of it."""
         return prediction == answer or (scorer == "reference" and prediction != "" and prediction in answer)
 
-    def figures(self, predicted: Sequence[str], true: Sequence[str]) -> dict[str, float]:
+    def metrics_of(self, predicted: Sequence[str], true: Sequence[str]) -> dict[str, float]:
         """The task's metrics."""
         return {name: METRICS[name](predicted, true, self.answers) for name in self.metrics}
 

@@ -1,22 +1,25 @@
-"""Looking a data set over before it trains: every file read, figures per task, what is missing or broken, a picture."""
+"""Inspects a data set before it trains: reads every file, says what is missing or broken, draws a contact sheet."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtlora_jax.engine.tables import text_table
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
 from mtlora_jax.images import transforms
 from mtlora_jax.images.panels import panel, save_png
 from mtlora_jax.input.prefetch import Prefetcher
+from mtlora_jax.listing import listed, text_table
 from mtlora_jax.vision.config import VisionConfig
-from mtlora_jax.vision.datasets.layout import Files, Layout, scan
-from mtlora_jax.vision.datasets.sources import KINDS, label_values
+from mtlora_jax.vision.datasets.data import Data, DiskData
+from mtlora_jax.vision.datasets.examples import NativeExamples, rules
+from mtlora_jax.vision.datasets.files import Files, scan
+from mtlora_jax.vision.datasets.folder import FolderData
+from mtlora_jax.vision.datasets.mixture import MixtureData
 from mtlora_jax.vision.tasks.task import VOID, Task
 
 SPLITS = ("train", "val")
@@ -27,47 +30,49 @@ LISTED = 10
 
 
 def check(config: VisionConfig, out: Path, expect: str | None = None, workers: int = 2) -> None:
-    """Reads every file that a config would train on or be scored by, prints what it finds, and writes it.
+    """Reads everything that a config would train on or be scored by, prints what it finds, and writes it.
 
     Args:
-      config: its data set has to be one of files; its tasks, and their classes, are what is read.
+      config: its data set, the sets of its mixture each for itself, and its tasks are what is read.
       out: gets `report.json` and a contact sheet of each split, `train.png` and `val.png`.
-      expect: `pascal` or `nyud`, whose published figures to compare with.
+      expect: `pascal` or `nyud`, whose published numbers to compare with.
       workers: processes that read.
 
     Raises:
       UserError: files are missing or broken, told after all have been read.
     """
-    data, tasks = config.data, config.task_objects()
-    if type(data) not in KINDS:
-        raise UserError(f"check reads data sets of files; {type(data).__name__} is none")
     if expect is not None and expect not in EXPECTED:
-        raise UserError(f"--expect {expect}: the figures known are those of {', '.join(EXPECTED)}")
+        raise UserError(f"--expect {expect}: the numbers known are those of {', '.join(EXPECTED)}")
     make_workdir(out)
-    layout, values = KINDS[type(data)].layout(data), label_values(data, config)
-    table, lines, report, problems = [], [], {}, []
-    for split in SPLITS:
-        files, found = check_split(data.root, layout, split, values, tuple(tasks), workers, data.resize_labels)
-        table += rows(split, found)
-        lines += histogram_lines(split, found, tasks)
-        if expect is not None:
-            lines += compare(EXPECTED[expect], split, found)
-        report[split] = {name: as_json(summary) for name, summary in found.items()}
-        problems += [
-            f"{name}: {path} is missing" for name, s in found.items() for path in _serious(s.missing, name, data)
-        ]
-        problems += [line for s in found.values() for line in s.broken]
-        if (sheet := contact_sheet(files, tasks)) is not None:
-            save_png(out / f"{split}.png", sheet)
+    mixed = isinstance(config.data, MixtureData)
+    parts = {f"{name}_": of for name, of in config.data.sources.items()} if mixed else {"": config.data}
+    table, lines, report, problems, written = [], [], {}, [], [out / "report.json"]
+    for prefix, data in parts.items():
+        tasks = data.labelled(config.make_tasks())
+        for split in SPLITS:
+            name = f"{prefix}{split}"
+            examples, found = check_split(data, split, tasks, config.backbone.image_size, workers)
+            table += rows(name, found)
+            lines += histogram_lines(name, found, tasks)
+            if expect is not None:
+                lines += compare(EXPECTED[expect], split, found)
+            report[name] = {what: as_json(summary) for what, summary in found.items()}
+            for what, summary in found.items():
+                if what == "image" or not gaps_allowed(data):
+                    problems += [f"{what}: {path} is missing" for path in summary.missing]
+                problems += summary.broken
+            if (sheet := contact_sheet(examples, tasks)) is not None:
+                written.append(out / f"{name}.png")
+                save_png(written[-1], sheet)
     write_json(out / "report.json", report)
-    print(text_table(HEADER, table), *lines, *problems[:LISTED], f"wrote {out}", sep="\n")
+    print(text_table(HEADER, table), *lines, *problems[:LISTED], f"wrote {listed(map(str, written))}", sep="\n")
     if problems:
         raise UserError(f"missing or broken files: {len(problems)}, the first of them: {problems[0]}")
 
 
-def _serious(missing: list[str], name: str, data) -> list[str]:
-    """Missing files that keep the data set from training: labels may be missing where gaps are allowed."""
-    return [] if name != "image" and getattr(data, "gaps", False) else missing
+def gaps_allowed(data: Data) -> bool:
+    """Whether an image may lack labels."""
+    return isinstance(data, FolderData) and data.gaps
 
 
 @dataclass
@@ -75,12 +80,13 @@ class Summary:
     """What a split holds of one task, or of the images.
 
     Attributes:
-      count: labels that could be read.
+      count: how many could be read.
       sizes: `{(H, W): count}`.
-      low, high: the range of values that are not void.
-      void: share of void pixels.
+      low, high: the range of values that are known.
+      void_pixels, pixels: pixels without a known value, and all.
       histogram: `{value: pixels}`, of classes and masks.
-      missing, broken: files, and what is wrong with them.
+      missing: files that are not there.
+      broken: lines that say what is wrong with a file.
     """
 
     count: int = 0
@@ -116,53 +122,56 @@ class Found(NamedTuple):
     histogram: Mapping[int, int]
 
 
-def look(task: str, label: np.ndarray) -> Found:
-    """One image's or label's figures."""
-    vectors = label.ndim == 3
-    if task == "image":
-        void = np.zeros(label.shape[:2], bool)
-    elif vectors:
-        void = ~label.any(-1) | (label == VOID).all(-1)
-    else:
-        void = (label == VOID) | ((label == 0) if task == "depth" else False)
+def inspect(label: np.ndarray, task: Task | None = None) -> Found:
+    """The numbers of one label, or of an image."""
+    void = np.zeros(label.shape[:2], bool) if task is None else ~task.transform.where_known(label)
     known = label[~void]
     low, high = (float(known.min()), float(known.max())) if known.size else (np.inf, -np.inf)
-    counted = not vectors and label.dtype == np.uint8
+    counted = task is not None and task.values is not None
     values, counts = np.unique(known, return_counts=True) if counted else ((), ())
     histogram = {int(v): int(n) for v, n in zip(values, counts, strict=True)}
     return Found(label.shape[:2], low, high, int(void.sum()), histogram)
 
 
 @dataclass(frozen=True)
-class Look:
+class Inspect:
     """`(i) -> {"image" or task: Found, or the error in words}` of one example; sent to worker processes."""
 
-    files: Files
+    examples: NativeExamples
+    tasks: Mapping[str, Task]
 
     def __call__(self, index: int) -> dict[str, Found | str]:
+        if isinstance(self.examples, Files):
+            return self._files(self.examples, index)
         try:
-            image = self.files.image(index)
+            example = self.examples[index]
         except UserError as error:
             return {"image": str(error)}
-        found: dict[str, Found | str] = {"image": look("image", image)}
-        for task in self.files.entries[index].labels:
+        labels = {name: inspect(label, self.tasks[name]) for name, label in example["labels"].items()}
+        return {"image": inspect(example["image"]), **labels}
+
+    def _files(self, files: Files, index: int) -> dict[str, Found | str]:
+        """The same file by file, so that one broken label hides no other."""
+        try:
+            image = files.image(index)
+        except UserError as error:
+            return {"image": str(error)}
+        found: dict[str, Found | str] = {"image": inspect(image)}
+        for name in files.entries[index].labels:
             try:
-                found[task] = look(task, self.files.label(index, task, image.shape[:2]))
+                found[name] = inspect(files.label(index, name, image.shape[:2]), self.tasks[name])
             except UserError as error:
-                found[task] = str(error)
+                found[name] = str(error)
         return found
 
 
 def check_split(
-    root: str,
-    layout: Layout,
-    split: str,
-    classes: Mapping[str, int],
-    tasks: Sequence[str],
-    workers: int = 0,
-    resize: bool = False,
-) -> tuple[Files, dict[str, Summary]]:
-    """Reads every file of a split.
+    data: Data, split: str, tasks: Mapping[str, Task], size: int, workers: int = 0
+) -> tuple[NativeExamples, dict[str, Summary]]:
+    """Reads everything of a split.
+
+    Args:
+      size: the network's, for data sets that have no size of their own.
 
     Returns:
       The examples whose image is there, and a summary for `image` and every task.
@@ -172,17 +181,24 @@ def check_split(
     """
     from tqdm import tqdm
 
-    entries, lacking = scan(root, layout, split, tasks)
+    lacking: dict[str, list[Path]] = {}
+    if isinstance(data, DiskData) and data.root:
+        layout = data.layout(tasks)
+        entries, lacking = scan(data.root, layout, split, tasks)
+        examples: NativeExamples = Files(layout, tuple(entries), tasks, data.resize_labels)
+    else:
+        examples = data.native(split, tasks, size)
     summaries = {name: Summary(missing=[str(path) for path in lacking.get(name, ())]) for name in ("image", *tasks)}
-    files = Files(layout, tuple(entries), classes, resize)
-    with Prefetcher(Look(files), workers) as looks:
-        for found in tqdm(looks.run(range(len(files))), split, len(files), unit=" images", leave=False):
+    with Prefetcher(Inspect(examples, tasks), workers) as inspected:
+        for found in tqdm(
+            inspected.run(range(len(examples))), split, len(examples), unit=" images", leave=False, disable=None
+        ):
             for name, value in found.items():
                 if isinstance(value, str):
                     summaries[name].broken.append(value)
                 else:
                     summaries[name].add(value)
-    return files, summaries
+    return examples, summaries
 
 
 def rows(split: str, summaries: Mapping[str, Summary]) -> list[tuple]:
@@ -229,25 +245,25 @@ def histogram_lines(split: str, summaries: Mapping[str, Summary], tasks: Mapping
     return lines
 
 
-def contact_sheet(files: Files, tasks: Mapping[str, Task]) -> np.ndarray | None:
-    """The first examples that can be read, a row each: the image, and every label as it is drawn; None without any."""
+def contact_sheet(examples: NativeExamples, tasks: Mapping[str, Task]) -> np.ndarray | None:
+    """The first examples that can be read, a row each: the image and its labels, painted; None without any."""
     sheet, names = [], []
-    for index, entry in enumerate(files.entries):
+    for index in range(len(examples)):
         if len(sheet) == SHEET:
             break
         try:
-            example = transforms.evaluate(files[index], CELL)
+            example = transforms.evaluate(examples[index], rules(tasks), CELL)
         except UserError:
             continue
         labels = example["labels"]
         sheet.append([example["image"], *(t.paint(labels[n]) if n in labels else None for n, t in tasks.items())])
-        names.append(entry.id)
+        names.append(examples.name(index))
     return None if not sheet else panel(sheet, columns=["image", *tasks], names=names, size=CELL)
 
 
 class Expected(NamedTuple):
-    """A published data set's figures. Nobody here has had the data: sizes are recalled, value ranges follow from the
-    reference's code."""
+    """A published data set's numbers. They were never compared with the data itself: sizes are recalled, value ranges
+    follow from the reference's code."""
 
     lengths: Mapping[str, int]
     values: Mapping[str, tuple[float, float]]

@@ -1,84 +1,70 @@
 """Examples for scoring at native resolution: the network's input at S by S, labels at their own sizes on one canvas."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from mtlora_jax.images import transforms
 from mtlora_jax.input.mixture import Mixture
-from mtlora_jax.vision.config import MixtureData, ScenesData, VisionConfig, labels_of
-from mtlora_jax.vision.datasets.sized import Form, forms
-from mtlora_jax.vision.datasets.sources import open_native, open_source, preset
-from mtlora_jax.vision.tasks.task import VOID
+from mtlora_jax.input.protocols import Examples
+from mtlora_jax.vision.datasets.data import Data
+from mtlora_jax.vision.datasets.examples import NativeExamples, rules
+from mtlora_jax.vision.datasets.mixture import MixtureData
+from mtlora_jax.vision.tasks.task import Task
 
 STEP = 32
 """Canvases are a multiple of this many pixels high and wide."""
 
 
 @dataclass(frozen=True)
-class AtNativeSize:
+class AtNativeSize(Examples):
     """Examples whose image is S by S and whose labels lie at their own size in the corner of a void canvas.
 
-    `source[i]` is `{"image": uint8 [S, S, 3], "labels": {task: [canvas, ...]}, "valid", "id", "size": int32 [2],
+    `[i]` is `{"image": uint8 [S, S, 3], "labels": {task: [canvas, ...]}, "valid", "id", "size": int32 [2],
     "name": str}`, the name behind a prefix.
     """
 
-    source: Any
-    forms: Mapping[str, Form]
+    native: NativeExamples
+    tasks: Mapping[str, Task]
     size: int
     canvas: tuple[int, int]
     preset: transforms.Preset
     prefix: str = ""
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.native)
 
     def __getitem__(self, index: int) -> dict:
-        example = self.source[index]
-        image = transforms.evaluate({**example, "labels": {}}, self.size, self.preset)["image"]
-        found = transforms.settle(example, self.preset)["labels"]
+        example = self.native[index]
+        image = transforms.evaluate({**example, "labels": {}}, {}, self.size, self.preset)["image"]
+        found = transforms.settle(example, rules(self.tasks), self.preset)["labels"]
         H, W = example["image"].shape[:2]
-        labels = {name: np.full((*self.canvas, *form.shape), VOID, form.dtype) for name, form in self.forms.items()}
+        labels = {name: task.empty(*self.canvas) for name, task in self.tasks.items()}
         for name in found:
             labels[name][:H, :W] = found[name]
         return {
             "image": image,
             "labels": labels,
-            "valid": {name: np.bool_(example["valid"].get(name, False)) for name in self.forms},
+            "valid": {name: np.bool_(example["valid"].get(name, False)) for name in self.tasks},
             "id": example["id"],
             "size": np.array([H, W], np.int32),
-            "name": np.str_(f"{self.prefix}{self.source.name(index) if hasattr(self.source, 'name') else index}"),
+            "name": np.str_(f"{self.prefix}{self.native.name(index)}"),
         }
 
 
-def at_native_size(config: VisionConfig, split: str) -> tuple[AtNativeSize | Mixture, tuple[int, int]]:
-    """A split's examples, and the canvas `(H, W)` that they all lie on."""
-    whole, size = forms(config.task_objects()), config.backbone.image_size
+def at_native_size(data: Data, split: str, tasks: Mapping[str, Task], size: int) -> tuple[Examples, tuple[int, int]]:
+    """A split's examples, and the canvas `(H, W)` that they all lie on.
+
+    Args:
+      size: S, the side of the network's input in pixels.
+    """
     # Names of several data sets may be the same: each has a folder of its own.
-    parts = (
-        {f"{n}/": d for n, d in config.data.sources.items()}
-        if isinstance(config.data, MixtureData)
-        else {"": config.data}
-    )
-    sources = []
-    for prefix, data in parts.items():
-        labels = labels_of(data, config.tasks)
-        own = replace(config, data=data, tasks={name: t for name, t in config.tasks.items() if name in labels})
-        kept = transforms.DEFAULT if isinstance(data, ScenesData) else preset(data)
-        sources.append((_open(own, split), kept, prefix))
-    shapes = np.array([_shape(source, i, size) for source, *_ in sources for i in range(len(source))])
+    parts = {f"{name}/": of for name, of in data.sources.items()} if isinstance(data, MixtureData) else {"": data}
+    opened = [(prefix, part, part.native(split, part.labelled(tasks), size)) for prefix, part in parts.items()]
+    shapes = np.array([native.shape(i) for _, _, native in opened for i in range(len(native))])
     canvas = tuple((-(-shapes.max(0) // STEP) * STEP).tolist())
-    placed = [AtNativeSize(source, whole, size, canvas, kept, prefix) for source, kept, prefix in sources]
-    return (placed[0] if len(placed) == 1 else Mixture(tuple(placed))), canvas
-
-
-def _open(config: VisionConfig, split: str):
-    if isinstance(config.data, ScenesData):
-        return open_source(config, split)
-    return open_native(config.data, config, split)
-
-
-def _shape(source, index: int, size: int) -> tuple[int, int]:
-    return source.shape(index) if hasattr(source, "shape") else (size, size)
+    sets = [
+        AtNativeSize(native, tasks, size, canvas, part.transform_preset(), prefix) for prefix, part, native in opened
+    ]
+    return (sets[0] if len(sets) == 1 else Mixture(tuple(sets))), canvas

@@ -11,13 +11,17 @@ Only the files of the tasks asked for are needed.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
-from mtlora_jax.vision.datasets.layout import Files, Label, Layout, open_files
+from mtlora_jax.vision.datasets.data import Tasks
+from mtlora_jax.vision.datasets.files import Files, Label, Layout, open_files
+from mtlora_jax.vision.datasets.prepared import PublishedData
 from mtlora_jax.vision.tasks.task import VOID
 
 CLASSES = {"semseg": 40}
@@ -66,23 +70,22 @@ LAYOUT = Layout(
 )
 
 
-def nyud(
-    root: str | Path,
-    split: str,
-    tasks: Sequence[str] = tuple(LAYOUT.labels),
-    classes: Mapping[str, int] = CLASSES,
-    resize: bool = False,
-) -> Files:
-    """A split of NYUDv2 at native sizes.
+@dataclass(frozen=True)
+class NyudData(PublishedData):
+    """NYUDv2 as published; see the module for the files.
 
-    Args:
-      root: the folder that holds `gt_sets`.
-      split: `train` or `val`.
-      tasks: of semseg, normals, depth, edges.
-      classes: numbers of classes that labels are checked against.
-      resize: bring labels of another size to the image's rather than refuse them.
-
-    Raises:
-      UserError: files are missing; see `open_files`.
+    Attributes:
+      root: the folder that holds `gt_sets`; nothing is written there.
+      preset, resize_labels, normals_y, prepared: see `PublishedData`.
     """
-    return open_files(root, LAYOUT, split, tasks, classes, resize)
+
+    key: ClassVar[str] = "nyud"
+
+    def classes(self) -> Mapping[str, int | None]:
+        return {task: CLASSES.get(task) for task in LAYOUT.labels}
+
+    def layout(self, tasks: Tasks) -> Layout:
+        return LAYOUT
+
+    def files(self, split: str, tasks: Tasks) -> Files:
+        return open_files(self.root, LAYOUT, split, tasks, self.resize_labels)

@@ -12,16 +12,18 @@ Only the files of the tasks asked for are needed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
 from mtlora_jax.images.thin import thin
-from mtlora_jax.vision.datasets.layout import Entry, Files, Label, Layout, open_files
+from mtlora_jax.vision.datasets.data import Tasks
+from mtlora_jax.vision.datasets.files import Entry, Files, Label, Layout, open_files
+from mtlora_jax.vision.datasets.prepared import PublishedData
 
 CLASSES = {"semseg": 21, "human_parts": 7}
 PERSON = 15
@@ -137,34 +139,33 @@ LAYOUT = Layout(
 )
 
 
-def pascal_context(
-    root: str | Path,
-    split: str,
-    tasks: Sequence[str] = tuple(LAYOUT.labels),
-    classes: Mapping[str, int] = CLASSES,
-    resize: bool = False,
-) -> Files:
-    """A split of PASCAL-Context at native sizes.
+@dataclass(frozen=True)
+class PascalData(PublishedData):
+    """PASCAL-Context as published; see the module for the files.
 
     As published, images without people are left out where `human_parts` is the only task.
 
-    Args:
-      root: the folder that holds `JPEGImages`.
-      split: `train` or `val`.
-      tasks: of semseg, human_parts, saliency, normals, edges.
-      classes: numbers of classes that labels are checked against.
-      resize: bring labels of another size to the image's rather than refuse them.
-
-    Raises:
-      UserError: files are missing; see `open_files`.
+    Attributes:
+      root: the folder that holds `JPEGImages`; nothing is written there.
+      preset, resize_labels, normals_y, prepared: see `PublishedData`.
     """
-    files = open_files(root, LAYOUT, split, tasks, classes, resize)
-    if tuple(tasks) != ("human_parts",):
-        return files
-    entries = tuple(entry for entry in files.entries if _shows_people(entry))
-    if not entries:
-        raise UserError(f"human_parts: no image of split {split} in {root} shows people")
-    return replace(files, entries=entries)
+
+    key: ClassVar[str] = "pascal"
+
+    def classes(self) -> Mapping[str, int | None]:
+        return {task: CLASSES.get(task) for task in LAYOUT.labels}
+
+    def layout(self, tasks: Tasks) -> Layout:
+        return LAYOUT
+
+    def files(self, split: str, tasks: Tasks) -> Files:
+        files = open_files(self.root, LAYOUT, split, tasks, self.resize_labels)
+        if tuple(tasks) != ("human_parts",):
+            return files
+        entries = tuple(entry for entry in files.entries if _shows_people(entry))
+        if not entries:
+            raise UserError(f"human_parts: no image of split {split} in {self.root} shows people")
+        return replace(files, entries=entries)
 
 
 def _shows_people(entry: Entry) -> bool:

@@ -1,27 +1,63 @@
 """Published data sets prepared once as ArrayRecord (see `published_tfds`): the examples of their files."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
+from mtlora_jax.vision.datasets.data import DiskData, Preset, Tasks
+from mtlora_jax.vision.datasets.examples import NativeExamples
+from mtlora_jax.vision.datasets.files import Files
+from mtlora_jax.vision.tasks import Task, task
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A random-access source of prepared examples, equal to those of `layout.Files` to the bit.
+class PublishedData(DiskData):
+    """Base of published data sets, which are read from their files, or from records prepared from them.
+
+    Attributes:
+      root, resize_labels: see `DiskData`.
+      preset: transforms as `published`, slips included, or mended (`default`).
+      normals_y: which way y points in the files. It is stated nowhere; the published rotation, and NYUDv2's own
+        colours, have it point down.
+      prepared: a folder of prepared records (`python -m mtlora_jax.data prepare`), read in the place of files.
+      key: the data set's name in commands, and the name of its augmentation.
+    """
+
+    preset: Preset = "published"
+    normals_y: Literal["down", "up"] = "down"
+    prepared: str | None = None
+
+    key: ClassVar[str]
+
+    def augmentation(self) -> str:
+        return self.key
+
+    def files(self, split: str, tasks: Tasks) -> Files:
+        """The examples of its files."""
+        raise NotImplementedError
+
+    def native(self, split: str, tasks: Tasks, size: int = 0) -> NativeExamples:
+        if self.prepared is None:
+            return self.files(split, tasks)
+        return Prepared(self.key, split, tuple(tasks), self.prepared)
+
+
+@dataclass(frozen=True)
+class Prepared(NativeExamples):
+    """Prepared examples, equal to those of the data set's files to the bit.
 
     Attributes:
       data_set: `pascal` or `nyud`.
       split: `train` or `val`.
-      tasks: of the labels that are read; a set prepared with more will do.
-      data_dir: what the sets were prepared into.
+      tasks: the tasks whose labels are read; a set prepared with more will do.
+      data_dir: the folder that sets were prepared into.
 
     Raises:
       UserError: no such set has been prepared.
@@ -63,6 +99,14 @@ class Prepared:
     @cached_property
     def _records(self) -> Any:
         return _open(self.data_set, self.split, self.tasks, self.data_dir)
+
+
+def published_tasks(data: PublishedData, names: Iterable[str] = ()) -> dict[str, Task]:
+    """The tasks of a published data set, in its classes: those named, or all."""
+    known = data.classes()
+    return {
+        name: task(name, **({"classes": known[name]} if known[name] is not None else {})) for name in names or known
+    }
 
 
 def _open(data_set: str, split: str, tasks: Sequence[str], data_dir: str) -> Any:

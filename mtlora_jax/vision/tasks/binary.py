@@ -1,15 +1,21 @@
 """What tasks with a yes or no per pixel share: balanced cross-entropy and counts along thresholds."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine import metrics
+from mtlora_jax.engine.metrics import bincount, ratio
+from mtlora_jax.images import read
+from mtlora_jax.vision.tasks.classes import whole
 from mtlora_jax.vision.tasks.colours import grey, stripe
-from mtlora_jax.vision.tasks.task import VOID
+from mtlora_jax.vision.tasks.task import VOID, Task
 
 WIDE = np.linspace(0.05, 0.95, 19, dtype=np.float32)
-"""0.05 to 0.95 in 19 steps: the thresholds of figures over a whole set."""
+"""0.05 to 0.95 in 19 steps: the thresholds of metrics over a whole set."""
 
 
 def truth(label: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -57,7 +63,7 @@ def above(scores, thresholds, positive, negative) -> dict[str, jax.Array]:
     # The bin of a pixel is the number of thresholds it reaches: K fused comparisons, then one histogram.
     level = sum((scores >= t).astype(jnp.int32) for t in thresholds)
     code = jnp.where(positive | negative, level + bins * positive, 2 * bins)
-    histogram = metrics.bincount(code, 2 * bins).reshape(-1, 2, bins)
+    histogram = bincount(code, 2 * bins).reshape(-1, 2, bins)
     reaching = jnp.flip(jnp.cumsum(jnp.flip(histogram, -1), -1), -1)
     hits, predicted = reaching[:, 1, 1:], reaching[:, :, 1:].sum(1)
     return {"hits": hits, "predicted": predicted, "positives": reaching[:, 1, 0]}
@@ -68,7 +74,7 @@ def max_f(hits, predicted, positives, beta2: float) -> float:
 
     F = (1 + β²) P R / (β² P + R) = (1 + β²) hits / (β² positives + predicted), 0 where nothing is hit.
     """
-    return float(np.max(metrics.ratio((1 + beta2) * hits, (beta2 * positives + predicted) * (positives > 0))))
+    return float(np.max(ratio((1 + beta2) * hits, (beta2 * positives + predicted) * (positives > 0))))
 
 
 def decode(logits: jax.Array) -> jax.Array:
@@ -86,6 +92,46 @@ def paint(label: np.ndarray) -> np.ndarray:
 def constant(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Logit 0: a probability of 1/2 is the full mask to low thresholds and the empty one to high ones.
 
-    The figures take the better of the two, so no constant scores higher, whatever the labels are.
+    The metrics take the better of the two, so no constant scores higher, whatever the labels are.
     """
     return np.zeros(1, np.float32)
+
+
+def label(path: Path, task: Task, data: Any) -> np.ndarray:
+    """A mask of 0, 1 and 255 (void), or of greys, 1 above one half, where `data.masks` is `grey`."""
+    plane = read.plane(path)
+    if data.masks != "grey":
+        return whole(plane, path)
+    return (plane >= (0.5 if path.suffix == ".npy" else 127.5)).astype(np.uint8)
+
+
+def save(stem: Path, probability: np.ndarray) -> Path:
+    """As the reference writes it: `<stem>.png` of 255 p."""
+    return read.write_png(stem, np.clip(np.rint(255 * probability), 0, 255).astype(np.uint8))
+
+
+def task(name: str, weight: float, score: str, finish: Callable, measure: Callable, compute: Callable) -> Task:
+    """A task of one logit per pixel, labels 0, 1 or void, `[B, H, W]` uint8; arguments as in `Task`.
+
+    Args:
+      score: the metric of `compute` that says how good a model is; the higher the better.
+    """
+    return Task(
+        name=name,
+        channels=1,
+        weight=weight,
+        label_shape=(),
+        label_dtype=np.uint8,
+        sums=loss_sums,
+        finish=finish,
+        measure=measure,
+        compute=compute,
+        score=score,
+        higher_is_better=True,
+        decode=decode,
+        paint=paint,
+        constant=constant,
+        values=2,
+        read=label,
+        save=save,
+    )

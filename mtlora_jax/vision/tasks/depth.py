@@ -1,9 +1,13 @@
 """Depth: how far away, in metres, what a pixel shows is."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine import metrics
+from mtlora_jax.engine.metrics import ratio
+from mtlora_jax.images import read
+from mtlora_jax.images.transforms import LabelTransform
 from mtlora_jax.vision.tasks.colours import ramp, stripe
 from mtlora_jax.vision.tasks.task import VOID, Task
 
@@ -37,9 +41,13 @@ def _measure(logits, label):
 
 def _compute(totals):
     return {
-        "rmse": float(np.sqrt(metrics.ratio(totals["squared"], totals["pixels"]))),
-        "log_rmse": float(np.sqrt(metrics.ratio(totals["log_squared"], totals["pixels"]))),
+        "rmse": float(np.sqrt(ratio(totals["squared"], totals["pixels"]))),
+        "log_rmse": float(np.sqrt(ratio(totals["log_squared"], totals["pixels"]))),
     }
+
+
+def _decode(logits):
+    return logits[..., 0]
 
 
 def _constant(labels, valid):
@@ -48,13 +56,39 @@ def _constant(labels, valid):
     return np.array([known.mean(dtype=np.float64) if known.size else 1.0], np.float32)
 
 
+def _read(path, task, data):
+    """Metres; 0 where they are unknown. A png holds whole multiples of `data.depth_unit`."""
+    depth = read.plane(path).astype(np.float32) * np.float32(1 if path.suffix == ".npy" else data.depth_unit)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
+
+
+def _known(depth):
+    return (depth > 0) & (depth != VOID)
+
+
+def _zoom(depth, augmentation, preset):
+    """What is enlarged is nearer."""
+    return np.where(depth == VOID, 0, depth) / augmentation.scale
+
+
+def _settle(depth):
+    return np.where(depth > 0, depth, VOID)
+
+
+def _paint(near, far, metres):
+    metres = np.asarray(metres, np.float32)
+    void = metres == VOID
+    closeness = np.log(far / np.maximum(np.where(void, far, metres), near / 10)) / np.log(far / near)
+    return stripe(ramp(closeness), void)
+
+
 def depth(near: float = 1.0, far: float = 16.0) -> Task:
     """Depth from one output per pixel, as it is; labels `[B, H, W]` float32 metres, void 255.
 
     Loss: the mean of |prediction - label| over non-void pixels (published weight 1); 0 where all is void (the
     reference gives NaN).
 
-    Figures, over the non-void pixels of the set, predictions raised to 1e-9 m: `rmse` in metres, and
+    Metrics, over the non-void pixels of the set, predictions raised to 1e-9 m: `rmse` in metres, and
     `log_rmse`, the rmse of natural logarithms.
 
     Args:
@@ -62,13 +96,6 @@ def depth(near: float = 1.0, far: float = 16.0) -> Task:
         picture, so that truth and prediction compare.
       far: metres drawn in its darkest.
     """
-
-    def paint(metres):
-        metres = np.asarray(metres, np.float32)
-        void = metres == VOID
-        closeness = np.log(far / np.maximum(np.where(void, far, metres), near / 10)) / np.log(far / near)
-        return stripe(ramp(closeness), void)
-
     return Task(
         name="depth",
         channels=1,
@@ -81,7 +108,9 @@ def depth(near: float = 1.0, far: float = 16.0) -> Task:
         compute=_compute,
         score="rmse",
         higher_is_better=False,
-        decode=lambda logits: logits[..., 0],
-        paint=paint,
+        decode=_decode,
+        paint=partial(_paint, near, far),
         constant=_constant,
+        transform=LabelTransform(VOID, known=_known, augment=_zoom, settle=_settle),
+        read=_read,
     )

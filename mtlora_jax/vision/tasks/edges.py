@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from mtlora_jax.engine import metrics
+from mtlora_jax.engine.metrics import ratio
 from mtlora_jax.vision.tasks import binary
 from mtlora_jax.vision.tasks.task import Task
 
@@ -37,8 +36,8 @@ def _measure(logits, label):
 def _compute(totals):
     return {
         "maxF": binary.max_f(totals["hits"], totals["predicted"], totals["positives"], 1.0),
-        "loss": float(metrics.ratio(totals["loss"], totals["pixels"])),
-        "loss_double_sigmoid": float(metrics.ratio(totals["loss_double_sigmoid"], totals["pixels"])),
+        "loss": float(ratio(totals["loss"], totals["pixels"])),
+        "loss_double_sigmoid": float(ratio(totals["loss_double_sigmoid"], totals["pixels"])),
     }
 
 
@@ -48,25 +47,10 @@ def edges() -> Task:
     Loss: logistic, positives weighted 0.95 and negatives 0.05, divided by the number of pixels (published
     weight 50). Void pixels are not counted.
 
-    Figures, all over the pixels of the whole set:
+    Metrics, all over the pixels of the whole set:
       maxF: the F-measure of p >= t, pixel against pixel (no thinning, no tolerance: not the odsF of the BSDS
         benchmark); the best t of 0.05, 0.10 .. 0.95.
       loss: the mean of the loss above.
-      loss_double_sigmoid: the same of sigmoid(p) in the place of p; the one edge figure the reference has.
+      loss_double_sigmoid: the same of sigmoid(p) in the place of p; the one edge metric the reference has.
     """
-    return Task(
-        name="edges",
-        channels=1,
-        weight=50.0,
-        label_shape=(),
-        label_dtype=np.uint8,
-        sums=binary.loss_sums,
-        finish=_finish,
-        measure=_measure,
-        compute=_compute,
-        score="maxF",
-        higher_is_better=True,
-        decode=binary.decode,
-        paint=binary.paint,
-        constant=binary.constant,
-    )
+    return binary.task("edges", weight=50.0, score="maxF", finish=_finish, measure=_measure, compute=_compute)

@@ -3,12 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine import metrics
+from mtlora_jax.engine.metrics import ratio
+from mtlora_jax.errors import UserError
+from mtlora_jax.images import read
+from mtlora_jax.images.transforms import LabelTransform
 from mtlora_jax.vision.tasks.colours import stripe
 from mtlora_jax.vision.tasks.task import VOID, Task
 
 WITHIN = (11.25, 22.5, 30.0)
-"""Degrees; the share of pixels at most this far off is a figure."""
+"""Degrees; the share of pixels at most this far off is a metric."""
 
 
 def unit(x):
@@ -54,7 +57,7 @@ def _measure(logits, label):
 
 
 def _compute(totals):
-    mean = {name: metrics.ratio(total, totals["pixels"]) for name, total in totals.items()}
+    mean = {name: ratio(total, totals["pixels"]) for name, total in totals.items()}
     return {
         "mean_angle": float(mean["angle"]),
         "rmse": float(np.sqrt(mean["angle_squared"])),
@@ -77,12 +80,62 @@ def _constant(labels, valid):
     return (mean / length if length > 0 else np.array([0, 0, 1])).astype(np.float32)
 
 
+def _read(path, task, data):
+    """Unit vectors; of length 0 where they are unknown. A png holds n = 2 v / 255 - 1, black where it is unknown."""
+    if path.suffix == ".npy":
+        normals = read.array(path, "H", "W", "3").astype(np.float32)
+    else:
+        code = read.colours(path)
+        normals = np.where(code.any(-1, keepdims=True), code * np.float32(2 / 255) - np.float32(1), np.float32(0))
+    if normals.shape[-1] != 3:
+        raise UserError(f"{path}: holds {list(normals.shape)}; numbers [H, W, 3] are needed")
+    known = np.isfinite(normals).all(-1, keepdims=True) & ~(normals == VOID).all(-1, keepdims=True)
+    normals = np.where(known, normals, 0)
+    if np.abs(normals).max(initial=0) > 1.01:
+        raise UserError(f"{path}: normals have components up to {np.abs(normals).max():g}; unit vectors are needed")
+    return normals
+
+
+def _length(vectors):
+    """`[H, W, 3] -> [H, W]`. Spelt out: numpy's reductions are slow along so short an axis."""
+    x, y, z = (vectors[..., axis] for axis in range(3))
+    return np.sqrt(x * x + y * y + z * z)
+
+
+def _known(normals):
+    return _length(np.where(normals == VOID, 0, normals)) > 0
+
+
+def _turn(normals, augmentation, preset):
+    """The vectors mirrored and turned with the picture."""
+    normals = np.where(normals == VOID, 0, normals)
+    x, y = normals[..., 0], normals[..., 1]
+    x = -x if augmentation.flip else x
+    angle = np.radians(augmentation.angle) * (1 if preset.y_up else -1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turned = normals.copy()
+    turned[..., 0], turned[..., 1] = x * cos - y * sin, x * sin + y * cos
+    return turned
+
+
+def _settle(normals):
+    length = _length(normals)
+    normals = normals / (length + np.finfo(np.float64).eps)[..., None]
+    normals[length == 0] = VOID
+    return normals
+
+
+def _save(stem, prediction):
+    """As the reference writes them: `<stem>.png` of (n + 1) * 127.5."""
+    return read.write_png(stem, np.clip(np.rint((prediction + 1) * 127.5), 0, 255).astype(np.uint8))
+
+
 def normals() -> Task:
     """Surface normals from three outputs per pixel, made unit vectors; labels `[B, H, W, 3]` float32.
 
     Loss: the mean of |n - label| over non-void elements, three per pixel (published weight 10).
 
-    Figures, over the non-void pixels of the set, angles in degrees:
+    Metrics, over the non-void pixels of the set, angles in degrees:
       mean_angle: acos(n . label), the label taken as it is. The paper's normals column, there called "rmse",
         since the reference sets its rmse to this mean.
       rmse: the true root of the mean squared angle.
@@ -106,4 +159,7 @@ def normals() -> Task:
         decode=unit,
         paint=_paint,
         constant=_constant,
+        transform=LabelTransform(VOID, cubic=True, known=_known, augment=_turn, settle=_settle),
+        read=_read,
+        save=_save,
     )

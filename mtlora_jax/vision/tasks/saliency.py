@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtlora_jax.engine import metrics
+from mtlora_jax.engine.metrics import ratio
 from mtlora_jax.vision.tasks import binary
 from mtlora_jax.vision.tasks.task import Task
 
 THRESHOLDS = np.linspace(0.2, 0.9, 15, dtype=np.float32)
-"""0.20 to 0.90 in 15 steps: the thresholds of the figures that are averaged over images."""
+"""0.20 to 0.90 in 15 steps: the thresholds of the metrics that are averaged over images."""
 
 
 def _finish(sums):
@@ -43,7 +43,7 @@ def _measure(logits, label):
 
 
 def _compute(totals):
-    mean = {name: metrics.ratio(totals[name], totals["images"]) for name in ("iou", "precision", "recall")}
+    mean = {name: ratio(totals[name], totals["images"]) for name in ("iou", "precision", "recall")}
     precision, recall = mean["precision"], mean["recall"]
     counts = totals["positives"], 0.3
     return {
@@ -62,7 +62,7 @@ def saliency() -> Task:
     Loss: logistic, positives weighted by the share of negatives in the whole batch and the reverse, divided
     by the number of pixels (published weight 5). Void pixels are not counted.
 
-    Figures, with p the sigmoid of the logit:
+    Metrics, with p the sigmoid of the logit:
       mIoU: the paper's saliency column. IoU of p >= t with the label, 1 where both are empty, averaged over
         images; the best t of 0.20, 0.25 .. 0.90.
       maxF: F of precision and recall, each averaged over images; the best t of the same.
@@ -71,19 +71,4 @@ def saliency() -> Task:
     Images are scored one by one, so a batch of one is scored like any other (the reference takes its rows for
     images).
     """
-    return Task(
-        name="saliency",
-        channels=1,
-        weight=5.0,
-        label_shape=(),
-        label_dtype=np.uint8,
-        sums=binary.loss_sums,
-        finish=_finish,
-        measure=_measure,
-        compute=_compute,
-        score="mIoU",
-        higher_is_better=True,
-        decode=binary.decode,
-        paint=binary.paint,
-        constant=binary.constant,
-    )
+    return binary.task("saliency", weight=5.0, score="mIoU", finish=_finish, measure=_measure, compute=_compute)

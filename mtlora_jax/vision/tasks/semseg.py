@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from mtlora_jax.vision.tasks.classes import class_names, class_task
-from mtlora_jax.vision.tasks.colours import voc_palette
 from mtlora_jax.vision.tasks.task import Task
 
 VOC = (
@@ -14,8 +13,8 @@ VOC = (
 
 
 def semseg(classes: int = 21, names: Sequence[str] | None = None) -> Task:
-    """Semantic segmentation with `classes` classes; see `classes.class_task` for loss and figures.
+    """Semantic segmentation with `classes` classes; see `classes.class_task` for loss and metrics.
 
     Published protocol: loss weight 1; mean IoU over 21 classes (PASCAL, background included) or 40 (NYUDv2).
     """
-    return class_task("semseg", 1.0, class_names(classes, names, VOC), voc_palette(classes))
+    return class_task("semseg", 1.0, class_names(classes, names, VOC))

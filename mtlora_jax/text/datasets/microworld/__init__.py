@@ -4,8 +4,34 @@ A tiny language model reads the texts; the tasks, in the formats of the eight co
 never seen for what it knows.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.language.rows import Row
+from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.microworld.facts import World
 from mtlora_jax.text.datasets.microworld.prose import plain_text
 from mtlora_jax.text.datasets.microworld.questions import FAMILIES, rows
 
-__all__ = ["FAMILIES", "World", "plain_text", "rows"]
+__all__ = ["FAMILIES", "MicroworldData", "World", "plain_text", "rows"]
+
+
+@dataclass(frozen=True)
+class MicroworldData(Data):
+    """The embedded data set: eight tasks about a made-up world.
+
+    Attributes:
+      train_length, val_length: rows of each task.
+      world: seed of the world's facts; the embedded model knows world 0.
+    """
+
+    val_length: int = 128
+    train_length: int = 4096
+    world: int = 0
+
+    def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
+        if unknown := [task for task in tasks if task not in FAMILIES]:
+            raise UserError(f"tasks.{unknown[0]}: the micro-world has only {', '.join(FAMILIES)}")
+        length = self.train_length if split == "train" else self.val_length
+        return [row for task in tasks for row in rows(task, split, length, World(self.world))]

@@ -17,7 +17,7 @@ class Ask:
       text: as it is asked.
       right: the answer.
       wrong: what may stand beside it.
-      count: of options in a choice.
+      count: how many options a choice has.
     """
 
     key: str

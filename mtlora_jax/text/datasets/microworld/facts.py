@@ -100,7 +100,7 @@ class World:
     """What holds in one world.
 
     Attributes:
-      seed: of the facts. Every value of a relation holds of equally many subjects.
+      seed: decides the facts. Every value of a relation holds for equally many subjects.
     """
 
     seed: int = 0

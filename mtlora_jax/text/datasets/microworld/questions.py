@@ -47,7 +47,7 @@ def choice(
     """A family that asks for one of several options.
 
     Args:
-      begin: of the instruction.
+      begin: how the instruction begins.
       label: what options are called, numbered from 1.
       between: options.
       end: between the last option and the answer format.

@@ -4,7 +4,7 @@ tfds writes into a folder of another name and renames it when all is there, so n
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,11 +13,11 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from mtlora_jax.input.prefetch import Prefetcher
-from mtlora_jax.vision.datasets.layout import Files, Layout
+from mtlora_jax.vision.datasets.files import Files, Layout
+from mtlora_jax.vision.datasets.prepared import PublishedData, published_tasks
+from mtlora_jax.vision.tasks.task import Task
 
 SPLITS = ("train", "val")
-FEATURES = {"normals": ((None, None, 3), np.float32), "depth": ((None, None), np.float32)}
-"""Shape and dtype of labels that are not uint8 `[H, W]`."""
 
 
 @dataclass
@@ -42,10 +42,10 @@ def subset(layout: Layout, tasks: Sequence[str] = ()) -> Subset:
 
 
 class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder of a published layout."""
+    """A builder of a published layout; `DATA` is the class of its configs."""
 
     LAYOUT: ClassVar[Layout]
-    OPEN: ClassVar[Callable[..., Files]]
+    DATA: ClassVar[type[PublishedData]]
     TEXT: ClassVar[str]
 
     def __init__(self, *, tasks: Sequence[str] = (), workers: int = 2, file_format: str | None = None, **kwargs):
@@ -58,9 +58,9 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(file_format=file_format or "array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        def label(task):
-            shape, dtype = FEATURES.get(task, ((None, None), np.uint8))
-            return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="zlib")
+        def label(task: Task):
+            shape = (None, None, *task.label_shape)
+            return tfds.features.Tensor(shape=shape, dtype=task.label_dtype, encoding="zlib")
 
         return tfds.core.DatasetInfo(
             builder=self,
@@ -68,7 +68,7 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-                    "labels": {task: label(task) for task in self.builder_config.tasks},
+                    "labels": {name: label(task) for name, task in self._tasks().items()},
                     "name": tfds.features.Text(),
                     "id": tfds.features.Scalar(np.int64),
                 }
@@ -77,9 +77,12 @@ class PublishedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        tasks = self.builder_config.tasks
-        files = {split: type(self).OPEN(dl_manager.manual_dir, split, tasks) for split in SPLITS}
-        return {split: self._generate_examples(split, source) for split, source in files.items()}
+        data = self.DATA(root=str(dl_manager.manual_dir))
+        files = {split: data.files(split, self._tasks()) for split in SPLITS}
+        return {split: self._generate_examples(split, of) for split, of in files.items()}
+
+    def _tasks(self) -> dict[str, Task]:
+        return published_tasks(self.DATA(), self.builder_config.tasks)
 
     def _generate_examples(self, split: str, files: Files):
         with Prefetcher(Encoded(files), self._workers) as decoded:

@@ -15,7 +15,7 @@ class Builder(builder.PublishedBuilder):
     {nyud.__doc__}
     """
     LAYOUT = nyud.LAYOUT
-    OPEN = staticmethod(nyud.nyud)
+    DATA = nyud.NyudData
     TEXT = (
         "NYUDv2 for multi-task learning: indoor images with semantic segmentation in 40 classes, normals, depth in "
         "metres, and edges. 255 is void; normals of length 0 and depths of 0 are unknown."

@@ -15,7 +15,7 @@ class Builder(builder.PublishedBuilder):
     {pascal_context.__doc__}
     """
     LAYOUT = pascal_context.LAYOUT
-    OPEN = staticmethod(pascal_context.pascal_context)
+    DATA = pascal_context.PascalData
     TEXT = (
         "PASCAL-Context for multi-task learning: images of VOC 2010 with semantic segmentation, human parts, saliency "
         "and normals (both distilled), and edges. 255 is void; normals of length 0 are unknown."

@@ -6,29 +6,57 @@ and thin void rings surround some objects. What a picture shows depends on (seed
 its size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.vision.datasets.data import Data, Tasks
+from mtlora_jax.vision.datasets.examples import NativeExamples
 from mtlora_jax.vision.datasets.scenes import labels as _labels
-from mtlora_jax.vision.datasets.scenes.draw import draw_world
 from mtlora_jax.vision.datasets.scenes.labels import ATTRIBUTES, OBJECTS
 from mtlora_jax.vision.datasets.scenes.people import PARTS
+from mtlora_jax.vision.datasets.scenes.sample import sample_world
 from mtlora_jax.vision.datasets.scenes.shade import blend, shade
 from mtlora_jax.vision.datasets.scenes.world import CLASSES, World
 
-__all__ = ["ATTRIBUTES", "CLASSES", "OBJECTS", "PARTS", "SPLITS", "TASKS", "Scenes"]
+__all__ = ["ATTRIBUTES", "CLASSES", "OBJECTS", "PARTS", "SPLITS", "TASKS", "Scenes", "ScenesData"]
 
 TASKS = tuple(_labels.LABELS)
 SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
-class Scenes:
-    """A random-access source of labelled pictures.
+class ScenesData(Data):
+    """The embedded data set of procedural scenes.
 
-    `source[i]` is `{"image": uint8 [S, S, 3], "labels": {task: array}, "valid": {task: np.bool_},
+    Attributes:
+      train_length, val_length: images per split.
+      seed: another seed, another world.
+    """
+
+    train_length: int = 4096
+    val_length: int = 128
+    seed: int = 0
+
+    def classes(self) -> Mapping[str, int | None]:
+        return dict.fromkeys(TASKS)
+
+    def open(self, split: str, tasks: Tasks, size: int) -> "Scenes":
+        return self.native(split, tasks, size)
+
+    def native(self, split: str, tasks: Tasks, size: int) -> "Scenes":
+        """Scenes have no size of their own: they are rendered at the network's."""
+        length = self.train_length if split == "train" else self.val_length
+        return Scenes(size, length, split, self.seed, tuple(tasks))
+
+
+@dataclass(frozen=True)
+class Scenes(NativeExamples):
+    """Labelled pictures.
+
+    `[i]` is `{"image": uint8 [S, S, 3], "labels": {task: array}, "valid": {task: np.bool_},
     "id": np.int64}` with labels semseg, human_parts, saliency, edges uint8 `[S, S]`, normals float32
     `[S, S, 3]` (unit; x right, y up, z towards the viewer) and depth float32 `[S, S]` (metres along the
     optical axis); 255 is void.
@@ -38,7 +66,7 @@ class Scenes:
 
     Args:
       size: S, rows and columns of a picture, at least 16.
-      length: how many pictures this source has.
+      length: how many pictures there are.
       split: "train" or "val"; the two never share a picture.
       seed: another seed, another world; at least 0.
       tasks: which labels to make.
@@ -87,9 +115,12 @@ class Scenes:
             "id": np.int64(index),
         }
 
+    def shape(self, index: int) -> tuple[int, int]:
+        return self.size, self.size
+
     def world(self, index: int) -> World:
         """What picture `index` shows."""
         # Philox is counter-based: another key or counter is another, disjoint stretch of random bits.
         key = np.array([self.seed, SPLITS.index(self.split)], np.uint64)
         bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64))
-        return draw_world(np.random.Generator(bits))
+        return sample_world(np.random.Generator(bits))

@@ -66,7 +66,7 @@ class View:
         return self.area >= MIN_AREA * self.surface.size
 
     def per_pixel(self, by_thing, elsewhere) -> np.ndarray:
-        """A value per thing, spread over the picture."""
+        """A value per thing, laid over the picture."""
         return np.array([elsewhere, *by_thing], np.uint8)[self.thing + 1]
 
     def is_person(self) -> np.ndarray:

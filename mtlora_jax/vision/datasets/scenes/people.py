@@ -9,7 +9,7 @@ PARTS = ("background", "head", "torso", "upper arms", "lower arms", "upper legs"
 
 HEAD, TORSO, UPPER_ARMS, LOWER_ARMS, UPPER_LEGS, LOWER_LEGS = range(1, 7)
 
-# One row per pose: (swing forwards, spread sideways, bend of elbow or knee) in degrees for the two arms and
+# One row per pose: (swing forwards, breadth sideways, bend of elbow or knee) in degrees for the two arms and
 # the two legs. The sides are swapped at random, so one row covers both hands.
 POSES = {
     "stand": ((0, 14, 8), (0, 14, 8), (0, 7, 2), (0, 7, 2)),
@@ -41,14 +41,14 @@ class Person(NamedTuple):
     arms_raised: int  # hands above the shoulders: 0, 1 or 2
 
 
-def _direction(swing: float, spread: float, side: float) -> np.ndarray:
+def _direction(swing: float, breadth: float, side: float) -> np.ndarray:
     """A unit vector that hangs down at zero, swings forwards, and spreads away from the body on its side."""
     return np.array(
-        [side * np.sin(spread), -np.cos(swing) * np.cos(spread), np.sin(swing) * np.cos(spread)], np.float64
+        [side * np.sin(breadth), -np.cos(swing) * np.cos(breadth), np.sin(swing) * np.cos(breadth)], np.float64
     )
 
 
-def draw_person(rng: np.random.Generator, height: float) -> Person:
+def sample_person(rng: np.random.Generator, height: float) -> Person:
     """A person of about `height` metres in a random pose, the lowest point at y = 0.
 
     Proportions are a little stout on purpose, so that a limb is not lost on a coarse feature grid.
@@ -72,11 +72,11 @@ def draw_person(rng: np.random.Generator, height: float) -> Person:
         limbs.append(Limb(at(side * 0.075, 0.97), at(side * 0.105, 1.30), 0.125 * girth, TORSO, "shirt"))
 
     raised = 0
-    for side, (swing, spread, bend), is_arm in zip((-1.0, 1.0, -1.0, 1.0), angles, (1, 1, 0, 0), strict=True):
+    for side, (swing, breadth, bend), is_arm in zip((-1.0, 1.0, -1.0, 1.0), angles, (1, 1, 0, 0), strict=True):
         if is_arm:
             shoulder = at(side * 0.235, 1.36)
-            elbow = shoulder + 0.27 * scale * _direction(swing, spread, side)
-            hand_direction = _direction(swing + 0.75 * bend, spread - 0.5 * bend * (spread < 0.6), side)
+            elbow = shoulder + 0.27 * scale * _direction(swing, breadth, side)
+            hand_direction = _direction(swing + 0.75 * bend, breadth - 0.5 * bend * (breadth < 0.6), side)
             wrist = elbow + 0.25 * scale * hand_direction
             lower = "skin" if short_sleeves else "shirt"
             limbs += [
@@ -87,8 +87,8 @@ def draw_person(rng: np.random.Generator, height: float) -> Person:
             raised += int(wrist[1] > shoulder[1] + 0.1 * scale)
         else:
             hip = at(side * 0.105, 0.90)
-            knee = hip + 0.40 * scale * _direction(swing, spread, side)
-            shin = _direction(swing - bend, spread, side)
+            knee = hip + 0.40 * scale * _direction(swing, breadth, side)
+            shin = _direction(swing - bend, breadth, side)
             ankle = knee + 0.38 * scale * shin
             toe = np.array([side * 0.02, shin[2] * 0.10, 0.13]) * scale
             limbs += [

@@ -219,8 +219,8 @@ def _box(rays, solids, k):
         (solids.front[k], float(solids.depth[k])),
     ):
         inverse = 1 / rays.dot(direction)
-        middle, spread = inverse * float(centre @ direction), np.abs(inverse) * reach
-        enter, leave = middle - spread, middle + spread
+        middle, breadth = inverse * float(centre @ direction), np.abs(inverse) * reach
+        enter, leave = middle - breadth, middle + breadth
         near, far = (enter, leave) if near is None else (np.maximum(near, enter), np.minimum(far, leave))
     return np.where(near <= far, near, np.float32(np.nan))
 

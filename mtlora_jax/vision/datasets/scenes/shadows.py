@@ -63,8 +63,8 @@ def _box_shadow(solid, x, z, light):
         (x * sin - z * cos, sx * sin - sz * cos, solid.depth),
     ):
         s = s if abs(s) > 1e-6 else 1e-6
-        middle, spread = q / s, abs(reach / s)
-        low, high = np.maximum(low, middle - spread), np.minimum(high, middle + spread)
+        middle, breadth = q / s, abs(reach / s)
+        low, high = np.maximum(low, middle - breadth), np.minimum(high, middle + breadth)
     return low <= high
 
 

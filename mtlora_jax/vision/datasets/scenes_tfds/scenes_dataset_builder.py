@@ -8,9 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from mtlora_jax.vision.datasets.scenes import SPLITS, TASKS, Scenes
-
-_SHAPES = {"normals": (3,)}
-_DTYPES = {"normals": np.float32, "depth": np.float32}
+from mtlora_jax.vision.tasks import task
 
 
 @dataclass
@@ -38,9 +36,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         size = self.builder_config.size
 
-        def label(task):
-            shape = (size, size, *_SHAPES.get(task, ()))
-            return tfds.features.Tensor(shape=shape, dtype=_DTYPES.get(task, np.uint8), encoding="zlib")
+        def label(name):
+            of = task(name)
+            shape = (size, size, *of.label_shape)
+            return tfds.features.Tensor(shape=shape, dtype=of.label_dtype, encoding="zlib")
 
         return tfds.core.DatasetInfo(
             builder=self,
@@ -52,8 +51,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(size, size, 3), encoding_format="png"),
-                    "labels": {task: label(task) for task in TASKS},
-                    "valid": {task: tfds.features.Scalar(np.bool_) for task in TASKS},
+                    "labels": {name: label(name) for name in TASKS},
+                    "valid": {name: tfds.features.Scalar(np.bool_) for name in TASKS},
                     "id": tfds.features.Scalar(np.int64),
                 }
             ),

@@ -1,0 +1,49 @@
+"""What the engine trains on: single examples, from which batches are made, or whole batches.
+
+Both are pickled when they go to worker processes. A data set that is neither is refused by `check_examples`.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from mtlora_jax.errors import UserError
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Random access to examples, nested dicts of numpy arrays of one form.
+
+    An example has `id`, an int64 scalar by which messages name it, and `valid`, `{task: bool scalar}`: whether its
+    label of a task exists.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict:
+        """One example as it is, for evaluation."""
+        ...
+
+    def augmented(self, index: int, rng: np.random.Generator) -> dict:
+        """One example for training, augmented by what the generator gives; a subclass without augmentation inherits
+        this, which gives the example as it is."""
+        return self[index]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Training batches as a pure function of (seed, step): a resumed run needs no state but its step."""
+
+    def batch(self, seed: int, step: int, rows: range) -> dict:
+        """Some rows of the global batch of update `step` = 0, 1, ...: arrays with a leading axis of `len(rows)`."""
+        ...
+
+
+def check_examples(found: object, where: str) -> Examples:
+    """`found`, if it is `Examples` and not empty; UserError otherwise."""
+    if not isinstance(found, Examples):
+        lacks = [name for name in ("__len__", "__getitem__", "augmented") if not hasattr(type(found), name)]
+        raise UserError(f"{where} gave a {type(found).__name__}, which is not a set of examples: no {', '.join(lacks)}")
+    if not len(found):
+        raise UserError(f"{where} is empty: it holds no example")
+    return found

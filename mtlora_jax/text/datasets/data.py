@@ -1,0 +1,43 @@
+"""A text data set is a config that opens itself: the base of those here, and of your own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.language.rows import Row
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set of rows. A subclass in a recipe of your own is found again by `eval.py` and every other command.
+
+    Attributes:
+      val_length: held-out rows of each task that evaluation during training reads; 0 for all.
+    """
+
+    val_length: int = 0
+
+    def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
+        """The rows of a split, `train` or `val`, of these tasks, in the order of task ids.
+
+        Raises:
+          UserError: a file is missing or broken.
+        """
+        raise NotImplementedError
+
+    def open(self, split: str, tasks: Sequence[str]) -> list[Row]:
+        """`rows`, of which every task has some.
+
+        Raises:
+          UserError: see `rows`; or a task has no rows.
+        """
+        found = self.rows(split, tasks)
+        for task in tasks:
+            if not any(row.task == task for row in found):
+                raise UserError(f"tasks.{task}: the {split} split has no rows of it")
+        return found
+
+    def evaluated(self, rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
+        """The held-out rows that evaluation during training reads, by task."""
+        by_task = [[row for row in rows if row.task == task] for task in tasks]
+        return [row for of in by_task for row in (of[: self.val_length] if self.val_length else of)]

@@ -1,0 +1,129 @@
+"""Reading and writing safetensors: whole files, or folders of shards whose tensors are read when they are asked for."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (safetensors looks bfloat16 up in it)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.files import replacing, write_json
+from mtlora_jax.weights.fingerprint import fingerprint
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Tensors(Mapping):
+    """`{name: array}` of one file or several; a tensor is read, in the dtype it is stored in, when it is asked for.
+
+    Attributes:
+      files: the file of every tensor.
+    """
+
+    def __init__(self, files: Mapping[str, Path]):
+        self.files = dict(files)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        path = self.files[name]
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from None
+
+
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Every tensor of a file, and its metadata.
+
+    Raises:
+      UserError: it is damaged, or not a safetensors file.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def open_folder(folder: Path) -> Tensors:
+    """The tensors of a Hugging Face folder: of `model.safetensors`, or of the shards that its index names.
+
+    Raises:
+      UserError: there is neither, the index is broken, or a shard that it names is missing.
+    """
+    index = folder / INDEX
+    if index.exists():
+        try:
+            names = json.loads(index.read_text())["weight_map"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{index} is not an index: it has no weight_map") from None
+        files = {name: folder / file for name, file in names.items()}
+        if lost := next((file for file in files.values() if not file.exists()), None):
+            raise UserError(f"{lost} is missing, {index} names it")
+        return Tensors(files)
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise UserError(f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return Tensors(dict.fromkeys(file.keys(), path))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from None
+
+
+def write(path: str | Path, leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Writes leaves by path `collection/module/.../leaf`, with JSON metadata; the file appears whole or not at all.
+
+    Args:
+      about: JSON values, one key each; a fingerprint of the leaves is added.
+    """
+    about = {**about, "fingerprint": fingerprint(leaves)}
+    with replacing(path) as temporary:
+        arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in leaves.items()}
+        save_file(arrays, temporary, {key: json.dumps(value) for key, value in about.items()})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a file that other libraries read as a torch model's; it appears whole or not at all."""
+    with replacing(path) as temporary:
+        save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, temporary, metadata={"format": "pt"})
+
+
+def write_folder(folder: Path, tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int], shard: int) -> None:
+    """Writes tensors as a Hugging Face folder's weights, one shard in memory at a time.
+
+    Args:
+      tensors: may make a tensor when it is asked for.
+      sizes: bytes of every tensor.
+      shard: bytes of a file, at most; more weights are written as shards with an index.
+    """
+    files: list[list[str]] = [[]]
+    room = shard
+    for name, size in sizes.items():
+        if size > room and files[-1]:
+            files.append([])
+            room = shard
+        files[-1].append(name)
+        room -= size
+    weight_map = {}
+    for number, names in enumerate(files, 1):
+        file = WEIGHTS if len(files) == 1 else f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        write_tensors(folder / file, {name: tensors[name] for name in names})
+        weight_map |= dict.fromkeys(names, file)
+    if len(files) > 1:
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
+
+
+def _unreadable(path: str | Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return UserError(f"{path} is truncated, damaged, or not a safetensors file ({reason})")

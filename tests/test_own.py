@@ -2,14 +2,12 @@
 
 import ast
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import runner
 
 OWN = Path(__file__).parent / "own"
 MOST_LINES = 40
@@ -41,19 +39,7 @@ def test_each_is_short():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Runs a command in a process of its own, so that nothing but files passes from one to the next."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    }
-
-    def command(*arguments):
-        done = subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return command
+    return runner(tmp_path_factory.mktemp("xla"))
 
 
 @pytest.fixture(scope="module")

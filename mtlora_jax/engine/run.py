@@ -91,7 +91,9 @@ class Run:
             raise UserError(f"there is no protocol {protocol}: there are {', '.join(protocols) or 'none'}")
         if protocol is None and predictions is not None:
             raise UserError(f"predictions are written by a protocol: add --protocol {' or '.join(protocols) or 'NAME'}")
-        step, variables = self.step(which), self.variables(which)
+        step = self.step(which)
+        # By its number: a run that still trains may have a later one by now.
+        variables = self.variables(step)
         if protocol is not None:
             metrics = protocols[protocol](variables, predictions)
             metrics = {**metrics, "total": self.workload.overall(metrics)}

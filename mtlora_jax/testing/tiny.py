@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtlora_jax.config import Optim, Train
-from mtlora_jax.vision.config import TaskConfig, VisionConfig
+from mtlora_jax.vision.config import FolderData, TaskConfig, VisionConfig
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import VOID
@@ -31,6 +31,8 @@ def config(**changes) -> VisionConfig:
         "backbone": swin,
         "placement": PLACEMENT,
         "tasks": TASKS,
+        # Batches are made up; data of one's own takes any classes.
+        "data": FolderData(),
         "decoder_channels": (2, 3),
         "head_width": 8,
         "train": Train(steps=10, batch_size=8),

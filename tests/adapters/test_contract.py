@@ -10,7 +10,8 @@ from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 import battery
 import jax
 import pytest
-from battery import CASES, CHECKS, Layer, cases_of, layer_of, spec_class
+from battery import CHECKS
+from cases import CASES, Layer, cases_of, layer_of, same, spec_class
 
 from mtlora_jax import adapters
 from mtlora_jax.adapters import METHODS, Spec, defaults
@@ -112,4 +113,4 @@ def test_the_library_s_front_page_has_an_example():
 def test_a_name_draws_the_same_numbers_whatever_else_is_declared():
     one = adapters.lora.init(adapters.LoRA(rank=2), jax.random.key(0), 4, 6)["A"]
     declared = {"A": Leaf((4, 2), fan_in_uniform), "other": Leaf((3, 3), fan_in_uniform)}
-    battery.same(adapters.leaf.draw(declared, jax.random.key(0))["A"], one)
+    same(adapters.leaf.draw(declared, jax.random.key(0))["A"], one)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import CASES, IDS, IN, OUT, Layer, layer_of, same
+from cases import CASES, IDS, IN, OUT, Layer, layer_of, same
 from flax import linen as nn
 from flax import traverse_util
 from models import Model, noisy

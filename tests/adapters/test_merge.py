@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import IDS, IN, OUT, B, Layer, N, layer_of, parts, same
+from cases import IDS, IN, OUT, B, Layer, N, layer_of, parts, same
 from flax import linen as nn
 from models import Model, noisy
 

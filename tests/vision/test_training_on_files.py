@@ -2,13 +2,11 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from opening import opened
+from processes import runner
 
 from mtlora_jax.cli import parse_door
 from mtlora_jax.domains import workload_of
@@ -48,17 +46,7 @@ DISJOINT = (
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """Runs `train.py` in a process of its own; all runs share compiled programs, which are not optimised."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
-    }
-
-    def run(*arguments):
-        done = subprocess.run([sys.executable, *map(str, arguments)], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    run = runner(tmp_path_factory.mktemp("xla"))
 
     def train(recipe, workdir, *overrides):
         train.printed = run("train.py", "--config", recipe, "--workdir", workdir, *TINY, *overrides)
@@ -154,6 +142,11 @@ def test_without_a_root_it_is_asked_for():
     config = parse_door(["--config", "configs/pascal_mtlora_r16.py"]).config
     with pytest.raises(UserError, match=r"data.root is empty.*--data.root=DIR"):
         opened(config, "train")
+
+
+def test_scenes_are_trained_in_the_classes_they_have():
+    with pytest.raises(UserError, match=r"tasks.semseg has 1 classes, data has 7: name as many"):
+        parse_door(["--config", "configs/scenes_smoke.py", "--tasks.semseg.classes=3"]).config.validate()
 
 
 def test_a_task_that_the_data_lacks_is_refused(pascal):

@@ -23,7 +23,7 @@ class Data:
         Raises:
           UserError: a file is missing or broken.
         """
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} has no rows: it defines no rows()")
 
     def open(self, split: str, tasks: Sequence[str]) -> list[Row]:
         """`rows`, of which every task has some.

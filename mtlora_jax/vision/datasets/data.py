@@ -78,11 +78,11 @@ class DiskData(Data):
 
     def layout(self, tasks: Tasks) -> Any:
         """The `files.Layout` of these tasks' files."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} does not say where its files lie: it defines no layout()")
 
     def augmentation(self) -> str:
         """The name of its random augmentation, one of `transforms.SAMPLERS`, or `none`."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} names no augmentation: it defines no augmentation()")
 
     def transform_preset(self) -> transforms.Preset:
         found = transforms.PRESETS[self.preset]

@@ -41,7 +41,7 @@ class PublishedData(DiskData):
 
     def files(self, split: str, tasks: Tasks) -> Files:
         """The examples of its files."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} reads no files: it defines no files()")
 
     def native(self, split: str, tasks: Tasks, size: int = 0) -> NativeExamples:
         if self.prepared is None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import IN, KEY, OUT, Layer, parts, same
+from cases import IN, KEY, OUT, Layer, parts, same
 
 from mtlora_jax import adapters
 from mtlora_jax.adapters import CannotMerge, Full, LoRA, MTLoRA, Streams

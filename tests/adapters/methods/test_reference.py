@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from battery import flat, layer_of
+from cases import flat, layer_of
 from flax import traverse_util
 
 from mtlora_jax.adapters import (

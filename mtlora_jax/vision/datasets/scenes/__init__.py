@@ -41,7 +41,7 @@ class ScenesData(Data):
     seed: int = 0
 
     def classes(self) -> Mapping[str, int | None]:
-        return dict.fromkeys(TASKS)
+        return dict.fromkeys(TASKS) | {"semseg": len(CLASSES), "human_parts": len(PARTS)}
 
     def open(self, split: str, tasks: Tasks, size: int) -> "Scenes":
         return self.native(split, tasks, size)

@@ -1,5 +1,6 @@
 """Small files written whole or not at all."""
 
+import codecs
 import json
 import os
 from collections.abc import Iterator
@@ -32,13 +33,35 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """A text file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Raises:
+      UserError: it is missing, or in another encoding.
+    """
+    try:
+        data = Path(path).read_bytes()
+        utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"there is no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: is not text in UTF-8; save it in that encoding") from None
+    if "\0" in text:
+        raise UserError(f"{path} holds NUL characters: it is in UTF-16 without a mark, or no text; save it in UTF-8")
+    return text
+
+
 def read_json(path: str | Path) -> Any:
     """Raises UserError for a file that is missing or no JSON."""
     try:
-        return json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"there is no {path}") from None
-    except ValueError as error:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path} is not JSON: {error}") from None
 
 

@@ -99,10 +99,9 @@ class VisionConfig(Config):
 
     def _validate_data(self) -> None:
         """Checks that the data sets, where they know, have labels of the tasks, in as many classes."""
-        mixed = isinstance(self.data, MixtureData)
-        if mixed:
-            self.data.check()
-        sources, tasks = self.data.sources if mixed else {"data": self.data}, self.make_tasks()
+        tasks = self.make_tasks()
+        self.data.check(tasks)
+        sources = self.data.sources if isinstance(self.data, MixtureData) else {"data": self.data}
         labelled = {key: source.labelled(tasks) for key, source in sources.items()}
         for name, t in tasks.items():
             if not any(name in of for of in labelled.values()):

@@ -1,16 +1,18 @@
 """Dense multi-task vision as the engine sees it."""
 
+import sys
 from collections.abc import Mapping
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from mtlora_jax.engine.evaluate import constant_metrics
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.images.panels import panel
-from mtlora_jax.images.transforms import MEAN, STD
+from mtlora_jax.images.transforms import MEAN, STD, is_void
 from mtlora_jax.input.loader import InOrder, batches_of
 from mtlora_jax.input.protocols import Examples, check_examples
 from mtlora_jax.vision.config import VisionConfig
@@ -150,7 +152,13 @@ def forward(model: DenseModel, variables: Mapping, batch: Mapping, key: jax.Arra
 
 
 def constant(tasks: Mapping[str, Task], sample: Mapping) -> dict[str, np.ndarray]:
-    """`{task: [1, 1, 1, channels]}`, what scores best everywhere on a batch of examples."""
+    """`{task: [1, 1, 1, channels]}`, what scores best everywhere on a batch of examples; says which tasks those teach
+    nothing."""
+    for name, t in tasks.items():
+        label = sample["labels"][name][np.asarray(sample["valid"][name], bool)]
+        known = ~is_void(label, t.void)
+        if words := t.lacks(int(known.sum()), int((known & (label >= 0.5)).sum())):
+            tqdm.write(f"{name}: {words}, in the first {len(sample['id'])} training examples", file=sys.stderr)
     return {
         name: t.constant(sample["labels"][name], sample["valid"][name]).reshape(1, 1, 1, -1)
         for name, t in tasks.items()

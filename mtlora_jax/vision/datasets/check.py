@@ -1,7 +1,7 @@
 """Inspects a data set before it trains: reads every file, says what is missing or broken, draws a contact sheet."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from mtlora_jax.vision.datasets.examples import NativeExamples, rules
 from mtlora_jax.vision.datasets.files import Files, scan
 from mtlora_jax.vision.datasets.folder import FolderData
 from mtlora_jax.vision.datasets.mixture import MixtureData
-from mtlora_jax.vision.tasks.task import VOID, Task
+from mtlora_jax.vision.datasets.prepared import Prepared
+from mtlora_jax.vision.tasks.task import Task
 
 SPLITS = ("train", "val")
 SHEET, CELL = 6, 160
@@ -46,7 +47,7 @@ def check(config: VisionConfig, out: Path, expect: str | None = None, workers: i
     make_workdir(out)
     mixed = isinstance(config.data, MixtureData)
     parts = {f"{name}_": of for name, of in config.data.sources.items()} if mixed else {"": config.data}
-    table, lines, report, problems, written = [], [], {}, [], [out / "report.json"]
+    table, lines, report, problems, written, seen = [], [], {}, [], [out / "report.json"], {}
     for prefix, data in parts.items():
         tasks = data.labelled(config.make_tasks())
         for split in SPLITS:
@@ -56,6 +57,9 @@ def check(config: VisionConfig, out: Path, expect: str | None = None, workers: i
             lines += histogram_lines(name, found, tasks)
             if expect is not None:
                 lines += compare(EXPECTED[expect], split, found)
+            # Other sets number their examples from 0 in every split.
+            named = isinstance(examples, Files | Prepared)
+            seen[name] = [examples.name(i) for i in range(len(examples))] if named else []
             report[name] = {what: as_json(summary) for what, summary in found.items()}
             for what, summary in found.items():
                 if what == "image" or not gaps_allowed(data):
@@ -64,10 +68,26 @@ def check(config: VisionConfig, out: Path, expect: str | None = None, workers: i
             if (sheet := contact_sheet(examples, tasks)) is not None:
                 written.append(out / f"{name}.png")
                 save_png(written[-1], sheet)
+        lines += repeated({split: seen[f"{prefix}{split}"] for split in SPLITS}, prefix)
     write_json(out / "report.json", report)
     print(text_table(HEADER, table), *lines, *problems[:LISTED], f"wrote {listed(map(str, written))}", sep="\n")
     if problems:
         raise UserError(f"missing or broken files: {len(problems)}, the first of them: {problems[0]}")
+
+
+def repeated(names: Mapping[str, Sequence[str]], prefix: str = "") -> list[str]:
+    """A line for every split that names an image twice, and one for images of both splits.
+
+    Args:
+      names: of the images of each split.
+    """
+    lines = []
+    for split, of in names.items():
+        if twice := [name for name, count in Counter(of).items() if count > 1]:
+            lines.append(f"{prefix}{split} names {len(twice)} images more than once: {listed(twice)}")
+    if both := [name for name in dict.fromkeys(names[SPLITS[0]]) if name in set(names[SPLITS[1]])]:
+        lines.append(f"{len(both)} images are in both {' and '.join(prefix + s for s in SPLITS)}: {listed(both)}")
+    return lines
 
 
 def gaps_allowed(data: Data) -> bool:
@@ -238,10 +258,9 @@ def histogram_lines(split: str, summaries: Mapping[str, Summary], tasks: Mapping
         shares = ", ".join(f"{value}: {100 * n / total:.2f} %" for value, n in sorted(s.histogram.items()))
         absent = [str(c) for c in range(max(tasks[name].channels, 2)) if c not in s.histogram]
         lines.append(f"{split} {name}: {shares}" + (f"; absent: {', '.join(absent)}" if absent else ""))
-        if tasks[name].channels == 1 and not s.histogram[1] and s.void_pixels:
-            lines.append(
-                f"{split} {name}: never 1, but {VOID}, which is void; for masks of 0 and 255: --data.masks=grey"
-            )
+    for name, task in tasks.items():
+        if (s := summaries[name]).count and (words := task.lacks(s.pixels - s.void_pixels, s.histogram[1])):
+            lines.append(f"{split} {name}: {words}")
     return lines
 
 

@@ -30,6 +30,9 @@ class Data:
         known = self.classes()
         return {name: task for name, task in tasks.items() if known is None or name in known}
 
+    def check(self, tasks: Tasks) -> None:
+        """Raises UserError where the config cannot be right for a run's tasks; opens nothing."""
+
     def transform_preset(self) -> transforms.Preset:
         return transforms.DEFAULT
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import read_text
 from mtlora_jax.images import read, transforms
 from mtlora_jax.vision.datasets.examples import NativeExamples
 from mtlora_jax.vision.tasks.task import Task
@@ -160,9 +161,11 @@ def scan(
 ) -> tuple[list[Entry], dict[str, list[Path]]]:
     """The examples of a split whose image is there, and `{"image" or task: files that are not}`."""
     root, have, lacking, entries = Path(root), _Listing(), {}, []
-    for name in read_ids(root, layout, split):
+    for line in read_ids(root, layout, split):
         with _about("image"):
-            image = have.first(root, layout.image, name)
+            images = {name: have.first(root, layout.image, name) for name in spellings(line)}
+        name = next((name for name, image in images.items() if image is not None), line)
+        image = images[name]
         if image is None:
             lacking.setdefault("image", []).append(root / layout.image[0].format(id=name))
             continue
@@ -186,14 +189,22 @@ def read_ids(root: Path, layout: Layout, split: str) -> list[str]:
     if not root.is_dir():
         raise UserError(f"there is no folder {root}; give that of {layout.name} with --data.root=DIR")
     path = root / layout.split.format(split=split)
-    try:
-        ids = [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise UserError(f"{path}, the ids of split {split}, {reason}; is {root} the folder of {layout.name}?") from None
+    if not path.exists():
+        raise UserError(f"{path}, the ids of split {split}, is missing; is {root} the folder of {layout.name}?")
+    ids = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     if not ids:
         raise UserError(f"{path} is empty: split {split} of {layout.name} names no image")
     return ids
+
+
+def spellings(line: str) -> list[str]:
+    """The ids that a line of a split file may mean, the line itself first: with the image's ending or folder, or with
+    the label's file behind it."""
+    found = [line]
+    for said in (line, *line.split()[:1]):
+        name = said.replace("\\", "/").rpartition("/")[2]
+        found += [name, name.rpartition(".")[0]] if "." in name else [name]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 class _Listing:
@@ -221,4 +232,6 @@ def _lacks(layout: Layout, split: str, what: str, paths: Sequence[Path]) -> str:
     if not paths[0].parent.is_dir():
         return f"{what}: there is no folder {paths[0].parent} in this {layout.name}; fetch it, or {mend}"
     more = f" (and {len(paths) - 1} more of split {split})" if len(paths) > 1 else ""
-    return f"{what}: {paths[0]} is missing{more}; fetch it, or {mend}"
+    # A name with an invisible character is shown with its code, or nobody would find it.
+    name = str(paths[0]) if str(paths[0]).isprintable() else ascii(str(paths[0]))
+    return f"{what}: {name} is missing{more}; fetch it, or {mend}"

@@ -26,8 +26,8 @@ class MixtureData(Data):
     temperature: float = 1.0
     order: Literal["shuffled", "turns"] = "shuffled"
 
-    def check(self) -> None:
-        """Raises UserError for a mixture of nothing, or weights that do not fit."""
+    def check(self, tasks: Tasks) -> None:
+        """Raises UserError for a mixture of nothing, weights that do not fit, or what a set of it complains of."""
         if not self.sources:
             raise UserError("data.sources is empty: a mixture needs at least one data set")
         if self.temperature <= 0:
@@ -36,6 +36,11 @@ class MixtureData(Data):
             raise UserError(
                 f"data.weights needs a weight above 0 for each of {', '.join(self.sources)}, or none at all"
             )
+        for name, source in self.sources.items():
+            try:
+                source.check(tasks)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
 
     def open(self, split: str, tasks: Tasks, size: int) -> Mixture:
         sets = tuple(

@@ -44,12 +44,12 @@ def _normals(paths: Sequence[Path], shape) -> np.ndarray:
     normals = read.array(paths[0], "H", "W", "3")
     if normals.shape[-1] != 3:
         raise UserError(f"{paths[0]}: holds {list(normals.shape)}; numbers [H, W, 3] are needed")
-    normals = normals.astype(np.float32)
+    normals = read.floats(normals)
     return np.where(np.isfinite(normals).all(-1, keepdims=True), normals, np.float32(0))
 
 
 def _depth(paths: Sequence[Path], shape) -> np.ndarray:
-    depth = read.array(paths[0], "H", "W").astype(np.float32)
+    depth = read.floats(read.array(paths[0], "H", "W"))
     return np.where(np.isfinite(depth), depth, np.float32(0))
 
 

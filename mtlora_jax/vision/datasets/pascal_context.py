@@ -98,7 +98,7 @@ def _people(path: Path) -> list[Person]:
 
 
 def _saliency(paths: Sequence[Path], shape) -> np.ndarray:
-    return (read.indices(paths[0]) > 127.5).astype(np.uint8)
+    return (read.shares(paths[0]) > 0.5).astype(np.uint8)
 
 
 def _normals(paths: Sequence[Path], shape) -> np.ndarray:

@@ -98,11 +98,11 @@ def constant(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
 
 
 def label(path: Path, task: Task, data: Any) -> np.ndarray:
-    """A mask of 0, 1 and 255 (void), or of greys, 1 above one half, where `data.masks` is `grey`."""
-    plane = read.plane(path)
+    """A mask of 0, 1 and 255 (void), or of greys, 1 from one half up, where `data.masks` is `grey`."""
     if data.masks != "grey":
-        return whole(plane, path)
-    return (plane >= (0.5 if path.suffix == ".npy" else 127.5)).astype(np.uint8)
+        return whole(read.plane(path), path)
+    share = read.array(path, "H", "W") if path.suffix == ".npy" else read.shares(path)
+    return np.where(np.isfinite(share), share >= 0.5, VOID).astype(np.uint8)
 
 
 def save(stem: Path, probability: np.ndarray) -> Path:

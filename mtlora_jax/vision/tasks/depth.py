@@ -58,7 +58,7 @@ def _constant(labels, valid):
 
 def _read(path, task, data):
     """Metres; 0 where they are unknown. A png holds whole multiples of `data.depth_unit`."""
-    depth = read.plane(path).astype(np.float32) * np.float32(1 if path.suffix == ".npy" else data.depth_unit)
+    depth = read.floats(read.plane(path)) * np.float32(1 if path.suffix == ".npy" else data.depth_unit)
     return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0))
 
 

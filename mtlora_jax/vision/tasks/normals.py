@@ -83,7 +83,7 @@ def _constant(labels, valid):
 def _read(path, task, data):
     """Unit vectors; of length 0 where they are unknown. A png holds n = 2 v / 255 - 1, black where it is unknown."""
     if path.suffix == ".npy":
-        normals = read.array(path, "H", "W", "3").astype(np.float32)
+        normals = read.floats(read.array(path, "H", "W", "3"))
     else:
         code = read.colours(path)
         normals = np.where(code.any(-1, keepdims=True), code * np.float32(2 / 255) - np.float32(1), np.float32(0))

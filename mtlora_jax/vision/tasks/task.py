@@ -18,7 +18,7 @@ SHOWN = 8
 
 
 def read_numbers(path: Path, task: "Task", data: Any) -> np.ndarray:
-    """`[H, W, *label_shape]` of a `.npy` file, as it is.
+    """`[H, W, *label_shape]` of a `.npy` file; void where a number is not finite.
 
     Raises:
       UserError: a png, which would not hold such numbers, or an array of another shape.
@@ -28,6 +28,9 @@ def read_numbers(path: Path, task: "Task", data: Any) -> np.ndarray:
     found = read.array(path, "H", "W", *map(str, task.label_shape))
     if found.shape[2:] != task.label_shape:
         raise UserError(f"{path}: holds {list(found.shape)}; numbers {['H', 'W', *task.label_shape]} are needed")
+    if found.dtype.kind == "f" and not np.isfinite(found).all():
+        finite = np.isfinite(found).reshape(*found.shape[:2], -1).all(-1)
+        found = np.where(finite.reshape(*finite.shape, *(1,) * len(task.label_shape)), found, task.void)
     return found.astype(task.label_dtype)
 
 
@@ -107,6 +110,19 @@ class Task:
                 f"pixels by value: {shown}"
             )
         return label.astype(self.label_dtype)
+
+    def lacks(self, known: int, positives: int) -> str | None:
+        """What labels are missing to learn anything from, in words.
+
+        Args:
+          known: pixels that are not void.
+          positives: of a task of yes and no, pixels that say yes.
+        """
+        if not known:
+            return "not one pixel is known"
+        if self.values == 2 and not positives:
+            return "never 1; for masks of 0 and 255: --data.masks=grey"
+        return None
 
     def empty(self, height: int, width: int) -> np.ndarray:
         """A label that is void all over."""

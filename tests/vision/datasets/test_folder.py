@@ -10,11 +10,13 @@ from PIL import Image
 
 from mtlora_jax.data import main
 from mtlora_jax.errors import UserError
+from mtlora_jax.images import read
 from mtlora_jax.testing.published_layouts import SIZES, _scenes, write_folder, write_pascal
 from mtlora_jax.vision.config import FolderData, TaskConfig, VisionConfig
 from mtlora_jax.vision.datasets.scenes import CLASSES, TASKS
 from mtlora_jax.vision.swin import SwinSpec
 from mtlora_jax.vision.tasks import VOID
+from mtlora_jax.vision.workload import make_workload
 
 RECIPE = """
 from mtlora_jax.vision.config import FolderData, TaskConfig, VisionConfig
@@ -213,9 +215,123 @@ def test_check_sees_masks_of_0_and_255(root, tmp_path, capsys):
         "0",
     ]
     main(command)
-    assert "train saliency: never 1, but 255" in capsys.readouterr().out
+    assert "train saliency: never 1; for masks of 0 and 255: --data.masks=grey" in capsys.readouterr().out
     main([*command, "--data.masks=grey"])
     assert "never 1" not in capsys.readouterr().out
+
+
+def test_masks_of_one_bit_are_masks_in_either_form(root):
+    for path in (root / "saliency").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) == 1).save(path)
+    for masks in ("classes", "grey"):
+        label = native(config(root, ("saliency",), masks=masks), "train")[0]["labels"]["saliency"]
+        assert set(np.unique(label)) == {0, 1}
+
+
+def renumber(root, change):
+    for path in (root / "semseg").glob("*.png"):
+        Image.fromarray(change(np.asarray(Image.open(path)).astype(np.int64)).astype(np.uint8)).save(path)
+
+
+def test_classes_may_have_numbers_of_their_own(root):
+    """ADE20K counts from 1, and 0 is void; Cityscapes skips numbers; CamVid's 11 is void."""
+    wanted = [native(config(root, ("semseg",)), "train")[i]["labels"]["semseg"] for i in range(3)]
+    renumber(root, lambda label: np.where(label == 255, 0, 10 + 3 * label))
+    numbers, void = {"semseg": tuple(range(10, 31, 3))}, {"semseg": (0,)}
+    source = native(config(root, ("semseg",), numbers=numbers, void=void), "train")
+    for i in range(3):
+        np.testing.assert_array_equal(source[i]["labels"]["semseg"], wanted[i], strict=True)
+    with pytest.raises(UserError, match=r"semseg: .*png: holds 0, which data.numbers.semseg and data.void.semseg do"):
+        native(config(root, ("semseg",), numbers=numbers), "train")[0]
+    void = {"semseg": (2,)}
+    renumber(root, lambda label: np.where(label == 0, 255, (label - 10) // 3))
+    for label, own in zip(wanted, native(config(root, ("semseg",), void=void), "train"), strict=True):
+        np.testing.assert_array_equal(own["labels"]["semseg"], np.where(label == 2, VOID, label))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"numbers": {"semseg": (1, 2)}}, "data.numbers.semseg names 2 numbers, semseg has 7 classes"),
+        ({"void": {"depth": (0,)}}, "data.void.depth: the run has no task depth of classes"),
+        ({"void": {"edges": (0, 0)}}, "data.void.edges names a number twice"),
+        ({"numbers": {"edges": (0, 255)}, "void": {"edges": (255,)}}, "both name 255"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_read(clean, options, words):
+    with pytest.raises(UserError, match=words):
+        (of := config(clean, **options)).data.check(of.make_tasks())
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_numbers_that_are_none_are_unknown(root, bad):
+    (root / "depth" / "train 0.png").unlink()
+    depth = np.full(SIZES[0], 2.0)
+    depth[0, 0] = bad
+    np.save(root / "depth" / "train 0.npy", depth)
+    normals = np.tile(np.array([0.0, 0.0, 1.0]), (*SIZES[0], 1))
+    normals[0, 0, 1] = bad
+    np.save(root / "normals" / "train 0.npy", normals)
+    labels = native(config(root, ("depth", "normals")), "train")[0]["labels"]
+    assert labels["depth"][0, 0] == 0
+    assert not labels["normals"][0, 0].any()
+    assert np.isfinite(labels["depth"]).all()
+    assert np.isfinite(labels["normals"]).all()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "\ufefftrain 0\r\ntrain 1\r\n".encode(),
+        "train 0\ntrain 1\n".encode("utf-16"),
+        b"train 0.jpg\ntrain 1.png\n",
+        b"images/train 0.jpg\nimages/train 1.png\n",
+        b"C:\\data\\images\\train 0.jpg\ntrain 1\n",
+    ],
+)
+def test_split_files_as_people_write_them(root, written):
+    (root / "train.txt").write_bytes(written)
+    source = native(config(root, ("semseg",)), "train")
+    assert [source.name(i) for i in range(len(source))] == ["train 0", "train 1"]
+
+
+def test_a_split_file_may_name_image_and_label(root):
+    for folder in ("images", "semseg"):
+        for path in (root / folder).iterdir():
+            path.rename(path.with_name(path.name.replace(" ", "_")))
+    (root / "train.txt").write_text("images/train_0.jpg semseg/train_0.png\n")
+    assert native(config(root, ("semseg",)), "train").name(0) == "train_0"
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("train 0\u200b\n".encode(), r"train 0\\u200b"),
+        (b"train 0\n\xff\xfe\n", r"train\.txt, line 2: is not text in UTF-8"),
+        ("train 0\n".encode("utf-16-le"), "holds NUL characters"),
+    ],
+)
+def test_what_cannot_be_seen_in_a_split_file_is_shown(root, written, words):
+    (root / "train.txt").write_bytes(written)
+    with pytest.raises(UserError, match=words):
+        native(config(root, ("semseg",)), "train")
+
+
+def test_check_names_images_that_are_named_twice(root, tmp_path, capsys):
+    (root / "train.txt").write_text("train 0\ntrain 1\ntrain 0\nval 0\n")
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(RECIPE)
+    main(["check", "--config", str(recipe), f"--data.root={root}", "--out", str(tmp_path / "out"), "--workers", "0"])
+    printed = capsys.readouterr().out
+    assert "train names 1 images more than once: train 0" in printed
+    assert "1 images are in both train and val: val 0" in printed
+
+
+def test_training_says_at_its_start_which_tasks_have_nothing_to_learn_from(root, capsys):
+    for path in (root / "semseg").glob("*.png"):
+        Image.fromarray(np.full(read.shape(path), VOID, np.uint8)).save(path)
+    make_workload(config(root, ("semseg", "depth"))).constant()
+    assert "semseg: not one pixel is known, in the first 3 training examples" in capsys.readouterr().err
 
 
 def test_check_refuses_what_it_cannot_read(tmp_path, capsys):

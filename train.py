@@ -3,6 +3,7 @@
 import sys
 
 from mtlora_jax.cli import fail_cleanly, parse_door
+from mtlora_jax.terminal import unbreakable_streams
 
 
 @fail_cleanly()
@@ -15,7 +16,8 @@ def main(argv: list[str]) -> None:
 
     process.prepare()
     run = dry_run if door.dry_run else train
-    run(door.config, workload_of(door.config), door.workdir)
+    with unbreakable_streams():
+        run(door.config, workload_of(door.config), door.workdir)
 
 
 if __name__ == "__main__":

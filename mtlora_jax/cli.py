@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import Any
 
 from mtlora_jax import schema
 from mtlora_jax.config import Config
-from mtlora_jax.errors import Interrupted, UserError
+from mtlora_jax.errors import Interrupted, UserError, one_line
 from mtlora_jax.recipes import load_recipe, recipe_errors
+from mtlora_jax.terminal import discard
 
 USAGE = """\
 usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...]
@@ -59,6 +61,19 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
     return Door(config, Path(flags["workdir"] or Path("runs") / config.name), flags["dry_run"])
 
 
+def open_trained(workdir: str | Path, arguments: Sequence[str] = ()) -> Any:
+    """The `engine.run.Run` of a work directory, with overrides such as `--data.root=DIR` and `--init_from=DIR` for what
+    has moved since it was trained.
+
+    Raises:
+      UserError: it holds no run; or an override of what was trained.
+    """
+    from mtlora_jax.engine.run import open_run
+
+    run = open_run(workdir)
+    return run.changed(override(run.config, arguments)) if arguments else run
+
+
 def split_flags(
     argv: Sequence[str], values: Sequence[str], switches: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
@@ -85,7 +100,7 @@ def split_flags(
                 value = remaining.pop(0) if remaining and not remaining[0].startswith("--") else ""
             if not value:
                 raise UserError(f"--{name} needs a value")
-            flags[name] = value
+            flags[name] = at_home(value)
         else:
             rest.append(argument)
     return flags, rest
@@ -124,8 +139,13 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
         tokens = [value] if equals else []
         while not equals and remaining and not remaining[0].startswith("--"):
             tokens.append(remaining.pop(0))
-        config = _set(config, type(config), key.split("."), key, tokens, config)
+        config = _set(config, type(config), key.split("."), key, [at_home(token) for token in tokens], config)
     return config
+
+
+def at_home(path: str) -> str:
+    """A path whose `~` stands for the home folder: no shell replaces it behind an equals sign."""
+    return os.path.expanduser(path) if path == "~" or path.startswith("~/") else path
 
 
 def _set(node: Any, hint: Any, rest: list[str], key: str, tokens: list[str], root: Config) -> Any:
@@ -212,14 +232,24 @@ def show(value: Any) -> str:
 
 @contextlib.contextmanager
 def fail_cleanly() -> Iterator[None]:
-    """Wraps a door, as decorator or context: a UserError becomes one line on stderr and exit status 2.
+    """Wraps a door, as decorator or context: a UserError becomes one line on stderr and exit status 2, and so does what
+    the system refuses: a full disk, a file without permission, a device without memory.
 
-    Ctrl-C exits with 130, after the command has printed what it saved.
+    Ctrl-C exits with 130, after the command has printed what it saved; a reader of the output that is gone, with 141.
     """
     try:
         yield
-    except UserError as error:
-        print("error:", *str(error).split(), file=sys.stderr)
+    except BrokenPipeError:
+        discard(sys.stdout)
+        raise SystemExit(141) from None
+    except (UserError, OSError) as error:
+        print("error:", one_line(error), file=sys.stderr)
+        raise SystemExit(2) from None
+    except RuntimeError as error:  # of which jax's own are
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        mend = "a smaller --train.batch_size, --remat=full for language models, or more devices on --mesh.fsdp"
+        print(f"error: the device's memory is full: {mend} ({one_line(error)[:200]})", file=sys.stderr)
         raise SystemExit(2) from None
     except Interrupted as stop:
         print(stop, file=sys.stderr)

@@ -20,6 +20,8 @@ class Optim:
       lr_warmup: learning rate of the first update of the warmup.
       lr_min: learning rate at the end of a cosine.
       warmup_steps: updates of linear warmup.
+      steps: updates that the schedule runs over; 0 takes all of the run's. A run that goes on for longer keeps its
+        learning rate at the end of them.
       schedule: what follows the warmup: a cosine, or a straight line, to `lr_min` at the last step, or `lr` for good.
       weight_decay: decoupled, multiplied by the learning rate; leaves labelled `no_decay` have none.
       b1, b2, eps: Adam's.
@@ -32,6 +34,7 @@ class Optim:
     lr_warmup: float = 0.0
     lr_min: float = 0.0
     warmup_steps: int = 0
+    steps: int = 0
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     weight_decay: float = 0.05
     b1: float = 0.9
@@ -53,6 +56,9 @@ class Train:
       checkpoint_every: steps between checkpoints beside those after an evaluation; 0 writes no others.
       log_every: steps between lines of `metrics.jsonl`.
       keep: newest checkpoints kept, beside the best.
+      best: what evaluations are compared by: `mean`, of the tasks' scores, `loss`, the total, a task's name, for its
+        score, or a metric of all tasks such as `delta_m`; empty takes the domain's own (Δm where a run has baselines,
+        else the mean).
       workers: processes or threads that prepare batches; 0 prepares them in line.
       worker_kind: processes for data sets that compute in Python, threads for those that read and decode files.
     """
@@ -64,6 +70,7 @@ class Train:
     checkpoint_every: int = 0
     log_every: int = 10
     keep: int = 2
+    best: str = ""
     workers: int = 2
     worker_kind: Literal["process", "thread"] = "process"
 
@@ -121,6 +128,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.lr_warmup", *OPTIONAL),
     ("optim.lr_min", *OPTIONAL),
     ("optim.warmup_steps", *OPTIONAL),
+    ("optim.steps", *OPTIONAL),
     ("optim.weight_decay", *OPTIONAL),
     ("optim.b1", *MOMENT),
     ("optim.b2", *MOMENT),
@@ -140,8 +148,14 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 )
 """(key, test, what it must do) for every plain bound."""
 
-MAY_DIFFER = ("baselines", "train.steps", "train.eval_*", "train.*_every", "train.keep", "train.worker*", "mesh.*")
-"""What a resumed run may change: its length, its reports and its machine. Never what a step computes."""
+MAY_DIFFER = (
+    *("train.steps", "optim.steps", "train.eval_*", "train.*_every", "train.keep", "train.best", "baselines"),
+    *("train.worker*", "mesh.*"),
+    *("init_from", "tokenizer", "data.root", "data.prepared", "data.sources.*.root", "data.sources.*.prepared"),
+    *("data.train", "data.val", "data.per_set.*"),
+)
+"""What a resumed run, or a command that reads it, may change: its length and reports, its machine, and where its base
+and data lie (a base is known by its fingerprint). Never what a step computes."""
 
 
 def to_json(config: Config) -> dict:
@@ -158,8 +172,21 @@ def from_json(value: dict) -> Config:
     return schema.decode(value, Config)
 
 
-def check_resumable(old: dict, new: dict) -> None:
-    """Compares the JSON of a run's config with the one it is to be resumed with.
+def is_run_config(value: Any) -> bool:
+    """Whether JSON is what `to_json` writes, and not somebody else's `config.json`."""
+    return isinstance(value, dict) and schema.KIND in value
+
+
+def check_resumable(
+    old: dict,
+    new: dict,
+    what: str = "the workdir holds a run of another config",
+    mend: str = "choose another --workdir",
+) -> None:
+    """Compares the JSON of a run's config with the one it is to be resumed or read with.
+
+    Args:
+      what, mend: begin and end the message.
 
     Raises:
       UserError: they differ in more than `MAY_DIFFER`; the message names the first key and both values.
@@ -168,9 +195,7 @@ def check_resumable(old: dict, new: dict) -> None:
     for key in dict.fromkeys([*before, *after]):
         was, now = before.get(key, "absent"), after.get(key, "absent")
         if was != now and not any(fnmatchcase(key, pattern) for pattern in MAY_DIFFER):
-            raise UserError(
-                f"the workdir holds a run of another config: {key} was {was}, now {now}; choose another --workdir"
-            )
+            raise UserError(f"{what}: {key} was {was}, now {now}; {mend}")
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:

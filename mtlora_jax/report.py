@@ -1,6 +1,6 @@
 """Finished runs side by side.
 
-python -m mtlora_jax.report DIR [DIR ...] [--step best|last] [--json FILE]
+python -m mtlora_jax.report DIR [DIR ...] [--step best|last] [--json FILE] [--init_from=DIR ...]
     the model before training, and the scores of every run at its last or its best step; runs of one name are one
     column, mean and standard deviation over their seeds. --json also writes every run's scores to a file.
 """
@@ -10,23 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from mtlora_jax.cli import fail_cleanly, split_flags
+from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
 from mtlora_jax.engine import results
-from mtlora_jax.engine.run import open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import write_json
 from mtlora_jax.listing import text_table
 
 
-def scores(workdir: Path, step: str = "last") -> dict:
+def scores(workdir: Path, step: str = "last", arguments: Sequence[str] = ()) -> dict:
     """A finished run's name, seed, and scores by task at step 0 and at its last or best step.
 
     Raises:
       UserError: the directory holds no finished run.
     """
-    run, found = open_run(workdir), results.read(workdir)
+    run, found = open_trained(workdir, arguments), results.read(workdir)
     if found.get("finished") is None:
         raise UserError(f"{workdir} holds no finished run: the command that trained it resumes it")
+    if step not in found:
+        raise UserError(f"{workdir} has no best step: no evaluation had a score")
     objectives = run.workload.objectives
 
     def of(moment: str) -> dict[str, float]:
@@ -50,7 +51,7 @@ def table(runs: Sequence[dict]) -> str:
 
 
 def mean_and_deviation(column: Sequence[dict], task: str) -> str:
-    values = [scores[task] for scores in column if task in scores]
+    values = [scores[task] for scores in column if scores.get(task) is not None]
     if not values:
         return "-"
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
@@ -58,14 +59,16 @@ def mean_and_deviation(column: Sequence[dict], task: str) -> str:
 
 @fail_cleanly()
 def main(argv: Sequence[str]) -> None:
-    flags, folders = split_flags(argv, ("json", "step"), ("help",))
+    flags, rest = split_flags(argv, ("json", "step"), ("help",))
+    folders = [argument for argument in rest if not argument.startswith("--")]
+    arguments = [argument for argument in rest if argument.startswith("--")]
     if flags["help"] or not folders:
         print(__doc__)
         return
     step = flags["step"] or "last"
     if step not in ("best", "last"):
         raise UserError(f"--step takes best or last, not {step}: results are kept of those two")
-    runs = [scores(Path(folder), step) for folder in folders]
+    runs = [scores(Path(folder), step, arguments) for folder in folders]
     print(table(runs))
     if flags["json"]:
         write_json(Path(flags["json"]), runs)

@@ -1,26 +1,22 @@
 """Language models of runs, and of the adapter files that runs leave: adapters with all that is needed to use them."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 from flax import traverse_util
 
-from mtlora_jax import schema
 from mtlora_jax.adapters import CannotMerge, merge
 from mtlora_jax.convert.effect import check_acts, check_merged
 from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers
+from mtlora_jax.engine import tables
 from mtlora_jax.engine.run import Step, open_run
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.llama import Llama
-from mtlora_jax.text.llama_weights import open_llama, save_llama
+from mtlora_jax.text.llama_weights import save_llama
+from mtlora_jax.text.source import AdapterFile, source_of
 from mtlora_jax.text.workload import make_model
-from mtlora_jax.weights.fingerprint import fingerprint
-from mtlora_jax.weights.hub import locate_folder, read
 
 
 def read_model(path: str | Path, base: str | None = None, step: Step = "last") -> tuple[*Model, str]:
@@ -39,7 +35,8 @@ def read_model(path: str | Path, base: str | None = None, step: Step = "last") -
         if not isinstance(run.config, TextConfig):
             raise UserError(f"{path} holds no run of a language model: {type(run.config).__name__}")
         model, variables = make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))
-        source = run.config.init_from or str(path)
+        begun = source_of(run.config.init_from)
+        source = (None if begun is None else begun.base) or str(path)
     else:
         model, variables, source = _read_adapter_file(path, base)
     if model.adapters:
@@ -48,22 +45,15 @@ def read_model(path: str | Path, base: str | None = None, step: Step = "last") -
 
 
 def _read_adapter_file(path: Path, base: str | None) -> tuple[*Model, str]:
-    leaves, about = read(path)
-    if "adapter" not in about:
-        raise UserError(f"{path} is not an adapter file of a run: a finished run leaves one, adapter.safetensors")
-    told: dict[str, Any] = {key: json.loads(about[key]) for key in ("adapter", "tasks", "init_from", "base")}
-    source = base or told["init_from"]
-    spec, stored = open_llama(locate_folder(source))
-    variables = traverse_util.unflatten_dict({**dict(stored), **leaves}, sep="/")
-    if fingerprint({"params": variables["params"]}) != told["base"]:
-        raise UserError(f"{path} was trained on another base than {source}: their fingerprints differ")
-    adapter = schema.decode(told["adapter"], Adapter, "adapter")
-    model = Llama(spec, adapter.table(tuple(told["tasks"])))
-    wanted = abstract_adapters(model)
+    source = AdapterFile(path, base)
+    variables = traverse_util.unflatten_dict(dict(source.leaves()), sep="/")
+    model = Llama(source.spec, source.adapter.table(source.tasks))
+    wanted, leaves = abstract_adapters(model), source.adapters
     if set(wanted) != set(leaves) or any(leaves[name].shape != wanted[name].shape for name in wanted):
         raise UserError(f"{path} is damaged: its leaves are not those of the adapter it describes")
-    print(f"{path}: {len(stored)} leaves from {source}, {len(leaves)} of adapters", file=sys.stderr)
-    return model, variables, source
+    count = len(tables.flatten(variables)) - len(leaves)
+    print(f"{path}: {count} leaves from {source.base}, {len(leaves)} of adapters", file=sys.stderr)
+    return model, variables, source.base
 
 
 def merge_task(source: str | Path, out: Path, task: str | None, base: str | None = None, step: Step = "last") -> str:

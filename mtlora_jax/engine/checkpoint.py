@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from mtlora_jax.engine.digest import digest
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import finite
 
 META = "meta"
 STRAGGLING = 0.3
@@ -62,13 +63,14 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self._say = say
         self._broken: list[int] = []
+        self._by: str | None = None
         self._manager = None
         if read_only and not self.directory.is_dir():
             return
         preservation = policies.AnyPreservationPolicy(
             [
                 policies.LatestN(keep),
-                policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
+                policies.BestN(get_metric_fn=self._rank, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
         self._manager = ocp.CheckpointManager(
@@ -76,23 +78,38 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 save_decision_policy=policies.FixedIntervalPolicy(1),
                 preservation_policy=preservation,
-                best_fn=_rank,
+                best_fn=self._rank,
                 read_only=read_only,
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
             ),
         )
+        self.best()  # by which metric: before the next save, that of the newest
 
     def steps(self) -> list[int]:
         """Steps with a complete checkpoint, ascending."""
         return sorted(set(self._manager.all_steps()) - set(self._broken)) if self._manager else []
 
+    def written(self) -> list[int]:
+        """`steps`, of what has been written when nothing more is under way; those that failed are not among them."""
+        with suppress(UserError):
+            self.wait()
+        return self.steps()
+
     def best(self) -> int | None:
-        """The step with the highest score, the latest of equals; None where nothing was scored."""
-        scores = {step: _rank(self._manager.metrics(step)) for step in self.steps()}
+        """The step with the highest score, the latest of equals; None where nothing was scored. Scores of another
+        metric than the newest one's do not compare."""
+        found = {step: self._manager.metrics(step) or {} for step in self.steps()}
+        self._by = next((by for step in reversed(found) if (by := found[step].get("by"))), self._by)
+        scores = {step: self._rank(metrics) for step, metrics in found.items()}
         return max(reversed(scores), key=scores.get) if max(scores.values(), default=-math.inf) > -math.inf else None
 
-    def save(self, step: int, state: State, meta: Mapping, score: float | None = None) -> None:
+    def _rank(self, metrics: Mapping | None) -> float:
+        score = (metrics or {}).get("score")
+        counts = score is not None and math.isfinite(score) and metrics["by"] == self._by
+        return score if counts else -math.inf
+
+    def save(self, step: int, state: State, meta: Mapping, score: float | None = None, by: str = "score") -> None:
         """Starts writing a checkpoint; a step that is already there stays as it is.
 
         The arrays may be donated as soon as this returns.
@@ -101,6 +118,10 @@ class Checkpoints:
           state: items by name, each a pytree of arrays.
           meta: whatever JSON should come along.
           score: higher is better; None does not compete.
+          by: what it is the score of; those of different metrics do not compare.
+
+        Raises:
+          UserError: it, or the one before, cannot be written. What was written before is whole.
         """
         self._set_broken_aside()
         if step in self.steps():
@@ -108,7 +129,21 @@ class Checkpoints:
         leaves = {item: _describe(tree) for item, tree in state.items()}
         items = {item: ocp.args.StandardSave(tree) for item, tree in state.items() if leaves[item]}
         items[META] = ocp.args.JsonSave({"meta": dict(meta), "leaves": leaves})
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics={"score": score})
+        self._by = self._by if score is None else by
+        metrics = finite({"score": score, "by": None if score is None else by})
+        with self._told():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Writing may fail in any layer and any way: disk full, no permission, quota."""
+        try:
+            yield
+        except Exception as error:
+            raise UserError(
+                f"no checkpoint can be written to {self.directory}: {_root_cause(error)}; checkpoints written before "
+                "are whole: make room, and the same command resumes"
+            ) from None
 
     def restore(self, abstract: State, step: int | None = None) -> Restored:
         """Reads the newest checkpoint that is whole, or the one of a given step.
@@ -172,14 +207,16 @@ class Checkpoints:
             self._manager.reload()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; raises what went wrong in writing."""
+        """Returns when nothing is being written any more. Raises UserError where writing went wrong."""
         if self._manager:
-            self._manager.wait_until_finished()
+            with self._told():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits and lets go. The object is of no use afterwards."""
+        """Waits and lets go. The object is of no use afterwards. Raises UserError where writing went wrong."""
         if self._manager:
-            self._manager.close()
+            with self._told():
+                self._manager.close()
 
 
 @contextmanager
@@ -198,11 +235,6 @@ def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-
-
-def _rank(metrics: Mapping | None) -> float:
-    score = (metrics or {}).get("score")
-    return -math.inf if score is None or math.isnan(score) else score
 
 
 def _describe(tree: Any) -> dict[str, dict]:

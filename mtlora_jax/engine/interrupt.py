@@ -1,9 +1,11 @@
-"""Being told to stop: Ctrl-C and SIGTERM are noted, the loop saves at the end of the step and says how to resume."""
+"""Being told to stop: signals are noted, the loop saves at the end of the step and says how to resume."""
 
 import signal
 from types import FrameType
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""Ctrl-C; a scheduler; a terminal that closes; a scheduler that warns of the end of the time it has given."""
+EXIT_CODES = {signum: 128 + signum for signum in STOPS}
 
 
 class Interrupts:
@@ -13,7 +15,9 @@ class Interrupts:
         self.received: int | None = None
 
     def __enter__(self) -> "Interrupts":
-        self._previous = {signum: signal.signal(signum, self._note) for signum in EXIT_CODES}
+        # nohup has the terminal's signal ignored: so it stays.
+        noted = [signum for signum in STOPS if signal.getsignal(signum) is not signal.SIG_IGN]
+        self._previous = {signum: signal.signal(signum, self._note) for signum in noted}
         return self
 
     def _note(self, signum: int, frame: FrameType | None) -> None:

@@ -6,7 +6,6 @@ hold `loss`, `loss/<task>`, what else a step reports, and the `ids` of its examp
 
 import contextlib
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from mtlora_jax.files import write_text
+from mtlora_jax.engine.board import Board
+from mtlora_jax.files import finite, write_text
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
@@ -27,7 +27,7 @@ class Log:
     Args:
       workdir: exists.
       steps: updates of the whole run.
-      first: updates already done; records of later steps, which this process repeats, are cut.
+      first: updates already done; records of later steps, which this process repeats, are cut. Below 0: of all steps.
       every: steps between training records; evaluations are always recorded.
       active: whether this process is the one that writes; by default JAX's process 0.
       stream: where progress goes; a bar on a terminal, lines elsewhere.
@@ -47,12 +47,12 @@ class Log:
 
             active = jax.process_index() == 0
         self._active, self._every = active, every
-        self._progress = Progress(steps, first, stream or sys.stderr) if active else None
+        self._progress = Progress(steps, max(first, 0), stream or sys.stderr) if active else None
         self._board = None
         if active:
             cut(workdir / METRICS, first)
             self._file = (workdir / METRICS).open("a")
-            self._board = _tensorboard(workdir / TENSORBOARD, first, self._progress.say)
+            self._board = _tensorboard(workdir / TENSORBOARD, max(first, 0), self._progress.say)
 
     def step(self, step: int, values: Mapping[str, float], ids: Sequence = ()) -> None:
         """A training step's scalars, and which examples it saw; shown, and recorded every so often."""
@@ -73,7 +73,7 @@ class Log:
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """A uint8 `[H, W, 3]` picture, for TensorBoard."""
         if self._board:
-            self._board.add_image(name, picture, step, dataformats="HWC")
+            self._board.picture(name, picture, step)
 
     def say(self, line: str) -> None:
         """A line for the reader, without tearing the progress bar."""
@@ -82,13 +82,12 @@ class Log:
 
     def _record(self, step: int, kind: str, values: Mapping[str, float], more: Mapping | None = None) -> None:
         numbers = {name: float(value) for name, value in values.items()}
-        # JSON has no NaN: a metric that does not exist is null.
-        plain = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **plain, **(more or {})}) + "\n")
+        self._file.write(json.dumps({"step": step, "kind": kind, **finite(numbers), **(more or {})}) + "\n")
         self._file.flush()
         if self._board:
             for name, value in numbers.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+                self._board.scalar(f"{kind}/{name}", value, step)
+            self._board.flush()
 
     def __enter__(self) -> "Log":
         return self
@@ -96,9 +95,10 @@ class Log:
     def __exit__(self, *exception) -> None:
         if self._active:
             self._progress.close()
-            self._file.close()
-        if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):  # a full disk has been told of already
+                self._file.close()
+                if self._board:
+                    self._board.close()
 
 
 class Progress:
@@ -154,14 +154,12 @@ def _bar(steps: int, first: int, stream: TextIO) -> Any:
     return tqdm(total=steps, initial=first, file=stream, unit="step", dynamic_ncols=True)
 
 
-def _tensorboard(directory: Path, first: int, say) -> Any:
+def _tensorboard(directory: Path, first: int, say) -> Board | None:
     try:
-        from tensorboardX import SummaryWriter
+        return Board(directory, first)
     except ImportError:
         say("no TensorBoard files: pip install tensorboardX to have them")
         return None
-    # What an earlier process wrote past this step is purged from view. Files are named by the second otherwise.
-    return SummaryWriter(str(directory), purge_step=first + 1 if first else None, filename_suffix=f".from{first:08d}")
 
 
 def read(path: Path) -> Iterator[dict]:

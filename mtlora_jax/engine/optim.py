@@ -17,8 +17,10 @@ def schedule(optim: Optim, steps: int) -> optax.Schedule:
 
     Linear warmup from `lr_warmup` to `lr` over W updates, then a cosine or a straight line to `lr_min` at update
     `steps`. As MTLoRA trains, with a cosine, update g uses the value of index max(g - 1, 0), which its scheduler sets
-    after update g - 1; as MTL-LoRA trains, with a line, that of index g.
+    after update g - 1; as MTL-LoRA trains, with a line, that of index g. `optim.steps`, where it is given, counts for
+    `steps`.
     """
+    steps = optim.steps or steps
     warmup, lag = optim.warmup_steps, 0 if optim.schedule == "linear" else 1
     shapes = {
         "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * done)),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlora_jax.engine.workload import Metrics, Workload
+from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json, write_json
 from mtlora_jax.listing import text_table
 
@@ -23,45 +24,51 @@ def write(workdir: Path, results: Mapping[str, Any]) -> None:
     write_json(workdir / FILE, results)
 
 
-def score(workload: Workload, metrics: Metrics) -> tuple[str, float]:
-    """What evaluations are compared by, and its value, the higher the better.
+def score(workload: Workload, metrics: Metrics, by: str = "") -> tuple[str, float]:
+    """What evaluations are compared by, and its value, the higher the better: with a minus where lower is better.
 
-    It is the workload's own (Δm, where a run has baselines), else the mean of the tasks' scores, with a minus where
-    lower is better. A score that does not exist (NaN) makes it NaN, which is never the best.
+    A score that does not exist (NaN) is never the best, nor is a mean that one goes into.
+
+    Args:
+      by: see `config.Train.best`.
+
+    Raises:
+      UserError: there is no such metric.
     """
-    if workload.best is not None:
-        return workload.best, metrics["total"][workload.best]
-    signed = [
-        metrics[task][objective.score] * (1 if objective.higher_is_better else -1)
+    by = by or workload.best or "mean"
+    signed = {
+        task: metrics[task][objective.score] * (1 if objective.higher_is_better else -1)
         for task, objective in workload.objectives.items()
-    ]
-    return MEAN_SCORE, sum(signed) / len(signed)
+    }
+    if by == "mean":
+        return MEAN_SCORE, sum(signed.values()) / len(signed)
+    if by == "loss":
+        return "negative total loss", -metrics["total"]["loss"]
+    known = {f"{task}": value for task, value in signed.items()} | {**metrics["total"]}
+    if by not in known:
+        raise UserError(f"train.best: there is no {by}: there are mean, {', '.join(known)}")
+    return by, known[by]
 
 
 def with_evaluation(
-    workload: Workload, results: Mapping[str, Any], step: int, metrics: Metrics, seconds: float
+    results: Mapping[str, Any], step: int, metrics: Metrics, score: tuple[str, float], seconds: float
 ) -> dict[str, Any]:
-    """The results with another evaluation in: always the last, and the best if no earlier one has a higher score.
+    """The results with another evaluation in: always the last, and the best if no earlier one has a higher score. One
+    without a score is never the best, and one that was compared by another metric is so no longer.
 
     Args:
+      score: see `score`.
       seconds: wall time since the evaluation before.
     """
-    name, value = score(workload, metrics)
+    name, value = score
     last = {"step": step, "score": {name: value}, "metrics": metrics}
-    best = results.get("best")
-    seconds = round(results.get("seconds", 0.0) + seconds, 1)
-    return {
-        **results,
-        "last": last,
-        "best": last if best is None or is_better(last, best) else best,
-        "seconds": seconds,
-    }
-
-
-def is_better(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether the later evaluation `a` has a score at least as high as that of `b`; one without is never better."""
-    a, b = (next(iter(of["score"].values())) for of in (a, b))
-    return math.isfinite(a) and (not math.isfinite(b) or a >= b)
+    found = {**results, "last": last, "seconds": round(results.get("seconds", 0.0) + seconds, 1)}
+    before = results.get("best", {}).get("score", {}).get(name)
+    if math.isfinite(value) and (before is None or value >= before):
+        return {**found, "best": last}
+    if before is None:
+        found.pop("best", None)
+    return found
 
 
 def up_to(results: Mapping[str, Any], step: int) -> dict[str, Any]:
@@ -72,17 +79,22 @@ def up_to(results: Mapping[str, Any], step: int) -> dict[str, Any]:
 def closing_table(workload: Workload, results: Mapping[str, Any]) -> str:
     """The metrics of every task: of a constant predictor, at step 0, after the last step, at the best step."""
     rows = []
-    initial, last, best = (results[name]["metrics"] for name in ("initial", "last", "best"))
+    shown = ("last", "best") if "best" in results else ("last",)
+    initial, last = results["initial"]["metrics"], results["last"]["metrics"]
+    evaluated = [results[name]["metrics"] for name in shown]
     for task, objective in workload.objectives.items():
-        for metric, value in last[task].items():
+        for metric in last[task]:
             if "/" in metric:  # one of many classes; results.json has them
                 continue
             constant = results["constant"][task].get(metric)
             arrow = ("up" if objective.higher_is_better else "down") if metric == objective.score else ""
-            rows.append((task, metric, arrow, constant, initial[task][metric], value, best[task][metric]))
+            rows.append((task, metric, arrow, constant, initial[task][metric], *(m[task][metric] for m in evaluated)))
     for metric in last["total"]:
-        rows.append(("total", metric, "", None, *(m["total"].get(metric) for m in (initial, last, best))))
-    steps = [results[name]["step"] for name in ("last", "best")]
-    header = ("task", "metric", "better", "constant", "step 0", f"last ({steps[0]})", f"best ({steps[1]})")
-    by = next(iter(results["best"]["score"]))
-    return f"{text_table(header, rows)}\n\nthe best step is the one with the highest {by}"
+        rows.append(("total", metric, "", None, *(m["total"].get(metric) for m in (initial, *evaluated))))
+    header = ("task", "metric", "better", "constant", "step 0", *(f"{n} ({results[n]['step']})" for n in shown))
+    by = next(iter(results[shown[-1]]["score"]))
+    words = (
+        f"the best step is the one with the highest {by}" if "best" in results else f"no best step: {by} is no number"
+    )
+    notes = [line for line in workload.notes if line]
+    return "\n".join([text_table(header, rows), "", words, *notes])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from mtlora_jax.config import Config, from_json
+from mtlora_jax.config import Config, check_resumable, from_json, is_run_config, to_json
 from mtlora_jax.domains import workload_of
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.evaluate import evaluate
@@ -15,7 +15,7 @@ from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.state import place_weights
 from mtlora_jax.engine.step import make_eval_step
 from mtlora_jax.engine.workload import Metrics, Workload
-from mtlora_jax.errors import UserError
+from mtlora_jax.errors import UserError, one_line
 from mtlora_jax.files import read_json, write_json
 from mtlora_jax.input.loader import prefetched
 from mtlora_jax.listing import text_table
@@ -52,7 +52,7 @@ class Run:
         """
         steps = self._checkpoints.steps()
         if not steps:
-            raise UserError(f"{self.workdir} holds no checkpoint: the run has not come to its first evaluation")
+            raise UserError(f"{self.workdir} holds no checkpoint: the run has not come to its first one")
         if which == "last":
             return steps[-1]
         if which == "best" and (best := self._checkpoints.best()) is not None:
@@ -104,10 +104,25 @@ class Run:
             metrics = evaluate(self.workload, eval_step, variables, batches, self.mesh)
         path = self.workdir / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
         rows = [(task, name, value) for task in metrics for name, value in metrics[task].items()]
-        print(text_table(("task", "metric", f"step {step}"), rows))
-        write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
-        print(f"wrote {path}" + (f" and predictions to {predictions}" if predictions else ""))
+        print(text_table(("task", "metric", f"step {step}"), rows), *self.workload.notes, sep="\n")
+        also = f" and predictions to {predictions}" if predictions else ""
+        try:
+            write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
+            print(f"wrote {path}{also}")
+        except OSError as error:  # a folder of somebody else's
+            print(f"{path} is not written ({one_line(error)}): the table is all{also and ', ' + also[5:]}")
         return metrics
+
+    def changed(self, config: Config) -> "Run":
+        """The run under a config that differs in what does not change what was trained: where base and data lie, sizes
+        of batches, the machine.
+
+        Raises:
+          UserError: it differs in more.
+        """
+        check_resumable(to_json(self.config), to_json(config), f"{self.workdir} was trained otherwise", "leave it")
+        config.validate()
+        return Run(self.workdir, config)
 
 
 def open_run(workdir: str | Path) -> Run:
@@ -119,7 +134,10 @@ def open_run(workdir: str | Path) -> Run:
     path = Path(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no config.json (train with --workdir {workdir} first)")
-    return Run(Path(workdir), from_json(read_json(path)))
+    told = read_json(path)
+    if not is_run_config(told):
+        raise UserError(f"{workdir} holds no run: its config.json is not that of one")
+    return Run(Path(workdir), from_json(told))
 
 
 def check_base(meta: dict, fingerprint: str, where: Path) -> None:

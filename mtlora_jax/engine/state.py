@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
+from mtlora_jax.engine.borrowed import Borrowed, groups
+from mtlora_jax.engine.claim import BASE
 from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.optim import make_optimizer, schedule
@@ -24,8 +26,6 @@ from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.listing import listed
 from mtlora_jax.weights.fingerprint import fingerprint
-
-BASE = "base.safetensors"
 
 
 @struct.dataclass
@@ -58,8 +58,9 @@ class Weights:
       frozen: what no step changes.
       mutable: collections that the forward pass rewrites; shapes where they were not asked for.
       labels: `{path: label}` of every weight.
-      fingerprint: a digest of the frozen weights, to recognise them by.
+      fingerprint: a digest of the frozen weights and of what model they make, to recognise them by.
       sources: a line that says how many leaves came from where.
+      homeless: no file holds the frozen weights: a work directory has to keep them.
     """
 
     trainable: dict
@@ -68,6 +69,7 @@ class Weights:
     labels: dict[str, str]
     fingerprint: str
     sources: str
+    homeless: bool
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Start:
       optimizer: trains `state.trainable`.
       learning_rate: `step -> ` its learning rate.
       fingerprint: a digest of the frozen weights.
+      homeless: see `Weights`.
       notices: lines about what a reader may not expect.
     """
 
@@ -88,6 +91,7 @@ class Start:
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     fingerprint: str
+    homeless: bool
     notices: tuple[str, ...]
 
 
@@ -117,7 +121,8 @@ def place_weights(
     """Draws what the pretrained base does not bring, and places it on the mesh.
 
     Args:
-      workdir: keeps frozen weights that no file holds in `base.safetensors`, written once and read from then on.
+      workdir: of a run that is gone on with: frozen weights that no other file holds are read from its
+        `base.safetensors`.
       frozen_only: leave trainable and mutable leaves as shapes with shardings, for a checkpoint to fill.
 
     Raises:
@@ -125,10 +130,16 @@ def place_weights(
     """
     shapes = traverse_util.flatten_dict(abstract_variables(workload, config), sep="/")
     labels = weight_labels(workload, traverse_util.unflatten_dict(shapes, sep="/"))
-    base = workload.load_base()
-    kept = None if workdir is None or base is not None else workdir / BASE
-    if kept is not None and kept.exists():
-        base = read_base(kept)
+    try:
+        base = workload.load_base()
+    except UserError as error:
+        raise UserError(f"init_from: {error}; if the base has moved, say where with --init_from") from None
+    homeless = base is None
+    if homeless and workdir is not None and (workdir / BASE).exists():
+        base = read_base(workdir / BASE)
+    borrowed, where = isinstance(base, Borrowed), "the base"
+    if borrowed:
+        base, where = base.fitting(shapes), base.where
     base = {} if base is None else base
     check_leaves(base, shapes)
 
@@ -136,7 +147,8 @@ def place_weights(
         return labels.get(path) == "frozen" or not frozen_only
 
     leaves: dict[str, Any] = draw(lambda: workload.init(config.seed), lambda path: path not in base and is_placed(path))
-    drawn = len(leaves)
+    taken, drawn = (f" ({groups(of)})" if of and borrowed else "" for of in (base, leaves))
+    sources = f"{len(base)} leaves from {where}{taken}, {len(leaves)} drawn from seed {config.seed}{drawn}"
     # Flax's order, not the order of loading, so that every run builds the same tree. One leaf of a base is in the
     # host's memory at a time. Frozen leaves keep the dtype they are stored in.
     placed = shardings(workload.axes, shapes, mesh)
@@ -152,10 +164,8 @@ def place_weights(
     for path in shapes:
         leaves[path] = place(path)
     trainable, frozen, mutable = split_variables(traverse_util.unflatten_dict(leaves, sep="/"), labels)
-    if kept is not None and not kept.exists() and frozen:
-        write_base(kept, frozen)
-    sources = f"{len(base)} leaves from the base, {drawn} drawn from seed {config.seed}"
-    return Weights(trainable, frozen, mutable, labels, fingerprint(frozen), sources)
+    digest = fingerprint(frozen, workload.identity)
+    return Weights(trainable, frozen, mutable, labels, digest, sources, homeless and bool(frozen))
 
 
 def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None = None) -> Start:
@@ -169,7 +179,8 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
     step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
     state = State(step, weights.trainable, opt_state, weights.mutable)
     notices = (f"weights: {weights.sources}", *table_notices(workload, join(weights.trainable, weights.frozen), mesh))
-    return Start(state, weights.frozen, optimizer, learning_rate, weights.fingerprint, notices)
+    homeless = weights.homeless
+    return Start(state, weights.frozen, optimizer, learning_rate, weights.fingerprint, homeless, notices)
 
 
 def table_notices(workload: Workload, weights: Mapping, mesh: Mesh) -> list[str]:
@@ -198,9 +209,11 @@ def read_base(path: Path) -> dict[str, np.ndarray]:
     return safetensors.read(path)[0]
 
 
-def write_base(path: Path, frozen: Mapping) -> None:
+def write_base(workdir: Path, frozen: Mapping) -> None:
+    """Keeps frozen weights that no other file holds."""
     from mtlora_jax.weights import safetensors
 
+    path = workdir / BASE
     safetensors.write(path, {name: np.asarray(leaf) for name, leaf in tables.flatten(frozen).items()}, {})
 
 

@@ -55,11 +55,14 @@ class Workload:
       held_out: `batch_size -> ` the batches of the held-out set in order, as many as `len` says.
       constant: `() -> metrics` of the best predictor that does not look at its input.
       pictures: `(outputs, batch) -> {task: uint8 [H, W, 3]}`: image, truth and prediction.
-      artifacts: `(variables on the host, workdir, {"config", "base", "step"})`, writes what a finished run leaves.
+      artifacts: `(variables on the host, workdir, {"config", "base", "step"}) -> names`, writes what a finished run
+        leaves beside what every run does.
       total: `(losses, sums) -> loss`, both by task: what is minimised. The weighted sum of the losses if it is None.
       overall: `metrics -> {metric: value}` of all tasks together, beside the total loss.
-      best: the metric of `overall` by whose value checkpoints are compared, the higher the better; None takes the mean
-        of the tasks' scores (see `results.score`).
+      best: what checkpoints are compared by where the config does not say; see `config.Train.best`.
+      about: `() -> JSON` of what later commands need to know of the data; kept in `results.json`.
+      notes: lines under the table of a finished run, which say what a metric's name does not.
+      identity: what tells the frozen weights' model from another one of the same weights; part of the fingerprint.
       protocols: other ways to score a checkpoint: by name, `(variables, folder for predictions or None) -> metrics`.
     """
 
@@ -77,8 +80,11 @@ class Workload:
     owners: tuple[tuple[str, str], ...] = ()
     axes: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     pictures: Callable[[Any, Mapping], dict[str, np.ndarray]] = lambda outputs, batch: {}
-    artifacts: Callable[[Mapping, Path, Mapping], None] = lambda variables, workdir, meta: None
+    artifacts: Callable[[Mapping, Path, Mapping], Sequence[str]] = lambda variables, workdir, meta: ()
     total: Callable[[Mapping[str, jax.Array], Mapping[str, Mapping[str, jax.Array]]], jax.Array] | None = None
     overall: Callable[[Metrics], dict[str, float]] = lambda metrics: {}
     best: str | None = None
+    about: Callable[[], dict] = dict
+    notes: tuple[str, ...] = ()
+    identity: str = ""
     protocols: Mapping[str, Callable[..., Metrics]] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """One picture out of many: rows and columns with names, for image | truth | prediction of each task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ INK = (60, 60, 66)
 GAP = 8
 """Pixels between cells, around the panel, and between a name and its cell."""
 TEXT = 14
-"""Pixels, the size of names."""
+"""Pixels, the size of names, at least."""
 SMALLEST = 128
 """Pixels; smaller pictures are magnified at least to this, unless a size is asked for."""
 
@@ -43,9 +43,10 @@ def panel(
         asked = f"{len(columns)} titles and {len(names)} names"
         raise ValueError(f"{asked} for {count} columns and {len(rows)} rows")
     size = size or _natural_size(rows)
-    font = ImageFont.load_default(TEXT)
+    text = text_size(size)
+    font = ImageFont.load_default(text)
     left = GAP + (round(max(font.getlength(name) for name in names)) + GAP if any(names) else 0)
-    top = GAP + (TEXT + GAP if any(columns) else 0)
+    top = GAP + (text + GAP if any(columns) else 0)
     sheet = Image.new("RGB", (left + count * (size + GAP), top + len(rows) * (size + GAP)), PAPER)
     draw = ImageDraw.Draw(sheet)
     for c, title in enumerate(columns):
@@ -59,6 +60,48 @@ def panel(
                 x, y = (size - cell.width) // 2, (size - cell.height) // 2
                 sheet.paste(cell, (left + c * (size + GAP) + x, top + r * (size + GAP) + y))
     return np.array(sheet)
+
+
+def with_legend(picture: np.ndarray, legends: Mapping[str, Sequence[tuple[str, Sequence[int]]]]) -> np.ndarray:
+    """A panel with what its colours mean below it: a line, or more, for each name of words and colours.
+
+    Args:
+      picture: uint8 `[H, W, 3]`.
+      legends: `{name: ((words, (red, green, blue)), ...)}`; names without any are left out.
+    """
+    size = text_size(picture.shape[1] // max(len(legends), 1))
+    font = ImageFont.load_default(size)
+    left = GAP + max((round(font.getlength(name)) for name in legends), default=0) + 2 * GAP
+    drawn: list[tuple[float, int, str, Sequence[int] | None]] = []
+    line = 0
+    for name, entries in legends.items():
+        if not entries:
+            continue
+        drawn.append((GAP, line, name, None))
+        x: float = left
+        for words, colour in entries:
+            width = size + GAP / 2 + font.getlength(words) + 2 * GAP
+            if x > left and x + width > picture.shape[1]:
+                x, line = left, line + 1
+            drawn.append((x, line, words, colour))
+            x += width
+        line += 1
+    height = picture.shape[0] + line * (size + GAP) + GAP
+    sheet = Image.new("RGB", (picture.shape[1], height), PAPER)
+    sheet.paste(_image(picture))
+    draw = ImageDraw.Draw(sheet)
+    for x, row, words, colour in drawn:
+        y = picture.shape[0] + row * (size + GAP)
+        if colour is not None:
+            draw.rectangle((x, y, x + size, y + size), tuple(colour), INK)
+            x += size + GAP / 2
+        draw.text((x, y + size // 2), words, INK, font, anchor="lm")
+    return np.array(sheet)
+
+
+def text_size(cell: int) -> int:
+    """Pixels, the size of names that are read beside cells of a size."""
+    return max(TEXT, cell // 24)
 
 
 def save_png(path: str | Path, picture: np.ndarray) -> None:

@@ -75,6 +75,9 @@ class ExampleBatches(Batches):
         indices = self.order(seed, step, self.batch_size)
         return stack([self.examples.augmented(int(indices[row]), example_rng(seed, step, row)) for row in rows])
 
+    def source(self, id: int) -> str:
+        return self.examples.source(id)
+
 
 def batches_of(examples: Examples, batch_size: int) -> Batches:
     """Training batches of examples: shuffled anew every epoch, or in a mixture's own order."""
@@ -148,9 +151,18 @@ class Loader:
         self._prefetcher = Prefetcher(make, config.train.workers, config.train.worker_kind)
 
     def until(self, last: int | None = None) -> Iterator[tuple[int, dict]]:
-        """`(step, batch)` with the update's number from `first + 1` to `last`; without `last` it never ends."""
+        """`(step, batch)` with the update's number from `first + 1` to `last`; without `last` it never ends.
+
+        Raises:
+          UserError: the batch of a step cannot be read; the message names step and file.
+        """
         updates = count(self._first) if last is None else range(self._first, last)
-        return enumerate(self._prefetcher.run(updates), self._first + 1)
+        step = self._first
+        try:
+            for step, batch in enumerate(self._prefetcher.run(updates), self._first + 1):
+                yield step, batch
+        except UserError as error:
+            raise UserError(f"step {step + 1}: {error}") from None
 
     def __enter__(self) -> "Loader":
         return self

@@ -74,6 +74,10 @@ class Mixture(Examples):
         examples, own = self._locate(index)
         return {**examples.augmented(own, rng), "id": np.int64(index)}
 
+    def source(self, index: int) -> str:
+        examples, own = self._locate(index)
+        return examples.source(own)
+
     def _locate(self, index: int) -> tuple[Examples, int]:
         """The set that an index over all of them falls in, and the index there."""
         for examples in self.sets:

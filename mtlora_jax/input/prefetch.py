@@ -24,7 +24,7 @@ from mtlora_jax.recipes import load_recipe, loaded_recipes
 
 T = TypeVar("T")
 Make = Callable[[int], T]
-HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+HELD_BACK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 """Signals that a terminal or a scheduler sends to the whole group; only the parent decides what they mean."""
 
 

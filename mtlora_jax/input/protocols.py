@@ -29,6 +29,10 @@ class Examples(Protocol):
         this, which gives the example as it is."""
         return self[index]
 
+    def source(self, index: int) -> str:
+        """Where an example comes from, for messages: a file, if there is one."""
+        return f"example {index}"
+
 
 @runtime_checkable
 class Batches(Protocol):
@@ -37,6 +41,10 @@ class Batches(Protocol):
     def batch(self, seed: int, step: int, rows: range) -> dict:
         """Some rows of the global batch of update `step` = 0, 1, ...: arrays with a leading axis of `len(rows)`."""
         ...
+
+    def source(self, id: int) -> str:
+        """Where the example of an id comes from, for messages."""
+        return f"example {id}"
 
 
 def check_examples(found: object, where: str) -> Examples:

@@ -33,9 +33,20 @@ class Encoded:
 
 
 def encode_prompt(row: Row, tokenizer: Tokenizer, template: Template, evaluating: bool = False) -> list[int]:
-    """Ids of a row's prompt, the beginning of text included."""
-    start = [] if tokenizer.bos is None else [tokenizer.bos]
-    return start + tokenizer.encode(template.prompt(row, evaluating))
+    """Ids of a row's prompt, the beginning of text included; chats in the tokenizer's own template, if it has one."""
+    return begun(tokenizer.encode(prompt_text(row, tokenizer, template, evaluating)), tokenizer)
+
+
+def prompt_text(row: Row, tokenizer: Tokenizer, template: Template, evaluating: bool = False) -> str:
+    """What precedes a row's output."""
+    if row.messages and tokenizer.chat_template is not None:
+        return tokenizer.chat_template.render(row.messages)
+    return template.prompt(row, evaluating)
+
+
+def begun(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """Ids with the beginning of text before them, where the tokenizer wants one and they lack it."""
+    return ids if tokenizer.bos is None or ids[:1] == [tokenizer.bos] else [tokenizer.bos, *ids]
 
 
 def encode(
@@ -58,12 +69,12 @@ def encode(
     """
     prompt = encode_prompt(row, tokenizer, template)
     if template.joint:
-        whole = prompt[: tokenizer.bos is not None] + tokenizer.encode(template.prompt(row) + row.output)
+        whole = begun(tokenizer.encode(prompt_text(row, tokenizer, template) + row.output), tokenizer)
         # As published: however the seam is tokenized, as many tokens as the prompt alone has are masked.
         prompt, output = whole[: len(prompt)], whole[len(prompt) :]
     else:
         output = tokenizer.encode(row.output)
-    ended = [*output, tokenizer.eos]
+    ended = output if output[-1:] == [tokenizer.eos] else [*output, tokenizer.eos]
     outcome: Outcome = "whole"
     if truncation == "published":
         kept = (prompt + output)[:cutoff]

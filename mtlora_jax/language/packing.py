@@ -121,7 +121,8 @@ class Packed(Batches):
 
 @lru_cache(maxsize=4096)
 def _plan(packed: Packed, seed: int, window: int) -> list[list[int]]:
-    indices = packed.order(seed, window, WINDOW)
+    # A smaller set is packed an epoch at a time: each of its examples comes once before any comes again.
+    indices = packed.order(seed, window, min(WINDOW, len(packed.corpus)))
     return [[int(indices[i]) for i in row] for row in first_fit(packed.corpus.lengths[indices], packed.length)]
 
 

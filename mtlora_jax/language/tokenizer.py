@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import read_text
+from mtlora_jax.language.chat import ChatTemplate
 
 HUGGING_FACE, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
+CHAT = "chat_template.jinja"
 SPECIAL = "special_tokens_map.json"
 """Names bos, eos and the like where `SETTINGS` does not."""
 
@@ -20,12 +23,14 @@ class Tokenizer(Protocol):
       bos: put before every text, or None where the model wants none.
       eos: ends an answer.
       pad: fills rows up, always masked: a padding token, else the unknown one, else eos.
+      chat_template: how it writes chats, if it says.
     """
 
     vocab_size: int
     bos: int | None
     eos: int
     pad: int
+    chat_template: ChatTemplate | None
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, no special ones added."""
@@ -58,6 +63,7 @@ class HuggingFaceTokenizer:
             raise UserError(f"{path}: no eos_token; {SETTINGS} beside it should name one")
         self.bos, self.eos = (found["bos"] if adds else None), found["eos"]
         self.pad = _padding(found["pad"], found["unk"], self.eos)
+        self.chat_template = _chat_template(path, settings)
 
     def _id(self, token: Any) -> int | None:
         return (
@@ -88,12 +94,32 @@ class SentencePieceTokenizer:
             raise UserError(f"{path} has no token that ends a text")
         self.bos, self.eos = (found["bos"] if settings.get("add_bos_token", True) else None), found["eos"]
         self.pad = _padding(found["pad"], found["unk"], self.eos)
+        self._unknown = known["unk"]
+        self.chat_template = _chat_template(path, settings)
 
     def encode(self, text: str) -> list[int]:
         return self._inner.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._inner.decode([int(i) for i in ids])
+        # A model may embed more ids than its tokenizer has pieces, and write one of them.
+        return self._inner.decode([int(i) if i < self.vocab_size else self._unknown for i in ids])
+
+
+def _chat_template(path: Path, settings: dict[str, Any]) -> ChatTemplate | None:
+    """The template in the settings, one of several by the name `default`, or in a file of its own."""
+    own, said = path.parent / CHAT, settings.get("chat_template")
+    if own.exists():
+        said = read_text(own)
+    if isinstance(said, list):
+        said = next((one.get("template") for one in said if one.get("name") == "default"), None)
+    if not isinstance(said, str):
+        return None
+    content = {
+        name: token["content"] if isinstance(token, dict) else token
+        for name, token in settings.items()
+        if name.endswith("_token") and isinstance(token, str | dict)
+    }
+    return ChatTemplate(said, content, str(path.parent))
 
 
 def _padding(pad: int | None, unk: int | None, eos: int) -> int:

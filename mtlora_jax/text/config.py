@@ -30,11 +30,17 @@ class TaskConfig:
       answers: what a task of your own is answered with; the last is the positive one. None: a number.
       metrics: its metrics, names in `text.tasks.metrics.METRICS`, the first of which stands for it; empty takes the
         task's own.
+      extracted: which answer in a text counts, `first` or `last`; empty takes the task's own: the first word, the last
+        number.
+      max_new_tokens: longest answer that scoring decodes; 0 takes the task's own, 32 as published. Sets whose outputs
+        reason first, such as the arithmetic ones of LLM-Adapters, need more.
     """
 
     weight: float = 1.0
     answers: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
+    extracted: Literal["", "first", "last"] = ""
+    max_new_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,17 @@ class TextConfig(Config):
     """A multi-task run of a decoder language model.
 
     Attributes:
-      init_from: the pretrained model: `microworld` (embedded), a Hugging Face folder, or a hub name. None draws
-        a model of shape `model` from the seed.
+      init_from: where the model starts: `microworld` (embedded), a Hugging Face folder or a hub name; another run
+        (`runs/x`, `runs/x@best`, `runs/x@300`), whose tasks, adapters and ranks may be others; or an
+        `adapter.safetensors`. None draws a model of shape `model` from the seed.
+      init_only: a regex of leaves' paths; of another run only those are taken.
       model: the decoder's shape, where no pretrained model brings its own.
       tokenizer: a `tokenizer.json`, a `tokenizer.model`, or a folder with one; empty takes the pretrained model's.
       adapter: the method; None trains without adapters.
       train_base: the whole model trains.
       tasks: by name; the order is the order of task ids.
       template: how a row becomes a prompt, one of `text.templates.TEMPLATES`.
+      chat_template: chats are written as the tokenizer's own template says, where it has one.
       cutoff: tokens of an example, at most.
       truncation: what an example that is too long loses; see `text.encode`.
       loss_on_prompt: prompts count in the loss too, not outputs alone.
@@ -62,12 +71,14 @@ class TextConfig(Config):
     """
 
     init_from: str | None = None
+    init_only: str = ""
     model: LlamaSpec = field(default_factory=LlamaSpec)
     tokenizer: str = ""
     adapter: Adapter | None = field(default_factory=Adapter)
     train_base: bool = False
     tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
     template: str = "default"
+    chat_template: bool = True
     cutoff: int = 256
     truncation: Literal["keep_answer", "published"] = "keep_answer"
     loss_on_prompt: bool = False
@@ -110,8 +121,11 @@ class TextConfig(Config):
         """The tasks themselves. Raises UserError for one that is not known and says neither answers nor metrics."""
         found = {}
         for name, task in self.tasks.items():
-            own = {key: value for key in ("answers", "metrics") if (value := getattr(task, key))}
-            if name not in TASKS and not own:
+            keys = ("answers", "metrics", "extracted", "max_new_tokens")
+            own = {key: value for key in keys if (value := getattr(task, key))}
+            if task.max_new_tokens < 0:
+                raise UserError(f"tasks.{name}.max_new_tokens must be at least 0, not {task.max_new_tokens}")
+            if name not in TASKS and not own.keys() & {"answers", "metrics"}:
                 known = ", ".join(TASKS)
                 raise UserError(
                     f"tasks.{name} is not known ({known}): say its answers, or its metrics if it is a number"

@@ -1,29 +1,103 @@
 """What a text run trains and is scored on: its tokenizer, its rows as tokens, and batches of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.input.protocols import Batches
 from mtlora_jax.language.corpus import Corpus, corpus
 from mtlora_jax.language.encode import encode_rows
 from mtlora_jax.language.packing import Packed, Padded, PaddedInOrder, order_of
+from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.language.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.datasets.microworld import MicroworldData
-from mtlora_jax.text.llama_weights import read_spec
-from mtlora_jax.weights.hub import locate_folder
+from mtlora_jax.text.source import source_of
+from mtlora_jax.text.tasks.task import Task
 
 
 def tokenizer_of(config: TextConfig) -> Tokenizer:
     """The run's tokenizer, found to fit its model."""
-    if not config.tokenizer and config.init_from is None:
+    source = source_of(config.init_from)
+    if not config.tokenizer and source is None:
         raise UserError("tokenizer: a model without a folder of its own needs one, --tokenizer=FILE")
-    folder = None if config.init_from is None else locate_folder(config.init_from)
-    tokenizer = load_tokenizer(config.tokenizer or folder)
-    check_vocabulary(tokenizer, config.model.vocab_size if folder is None else read_spec(folder).vocab_size)
+    tokenizer = load_tokenizer(config.tokenizer or source.tokenizer)
+    check_vocabulary(tokenizer, (config.model if source is None else source.spec).vocab_size)
+    if not config.chat_template:
+        tokenizer.chat_template = None
     return tokenizer
+
+
+def open_rows(config: TextConfig, split: str) -> list[Row]:
+    """The rows of a split, those of tasks with words answered by them.
+
+    Raises:
+      UserError: the data cannot be opened; or rows of a task are labelled by what is neither a word nor its number.
+    """
+    tasks = config.make_tasks()
+    return [named(row, tasks[row.task]) for row in config.data.open(split, tuple(tasks))]
+
+
+def forms(config: TextConfig) -> dict[str, str]:
+    """The form in which each task's first training row is asked; see `language.rows`."""
+    found: dict[str, str] = {}
+    for row in config.data.open("train", tuple(config.tasks)):
+        found.setdefault(row.task, row.form)
+    return found
+
+
+def named(row: Row, task: Task) -> Row:
+    """A row whose label is a word's number, 0 for the first, with the word in its place."""
+    label = row.answer.strip()
+    if not task.answers or label in task.answers or not label.isdigit():
+        return row
+    if int(label) >= len(task.answers):
+        listed = ", ".join(f"{i} {answer}" for i, answer in enumerate(task.answers))
+        raise UserError(f"tasks.{task.name}: a row is labelled {label}; there are {listed}")
+    word = task.answers[int(label)]
+    return replace(row, answer=word, output=word) if row.output.strip() == label else row
+
+
+def unread_rows(rows: Sequence[Row], tasks: Mapping[str, Task]) -> list[int]:
+    """Numbers of the rows whose own output is not read as their own answer: no model could be right on them."""
+    return [i for i, row in enumerate(rows) if not tasks[row.task].reads(row.output, row.answer)]
+
+
+def unread_lines(rows: Sequence[Row], tasks: Mapping[str, Task], split: str) -> list[str]:
+    """A line for every task that has such rows."""
+    lines = []
+    for name in tasks:
+        if unread := [rows[i] for i in unread_rows(rows, tasks) if rows[i].task == name]:
+            total, first = sum(row.task == name for row in rows), unread[0]
+            lines.append(
+                f"{split} {name}: of {len(unread)} of {total} rows the own output is not read as the answer, such as "
+                f"{_shortened(first.output)!r} for {first.answer!r}; say the words with --tasks.{name}.answers, or "
+                f"--tasks.{name}.extracted=last"
+            )
+    return lines
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def scored_rows(config: TextConfig) -> list[Row]:
+    """The held-out rows that can be scored; says how many cannot.
+
+    Raises:
+      UserError: a task has none.
+    """
+    tasks, rows = config.make_tasks(), open_rows(config, "val")
+    for line in unread_lines(rows, tasks, "val"):
+        print(f"{line}; they are left out", file=sys.stderr)
+    unread = set(unread_rows(rows, tasks))
+    kept = [row for i, row in enumerate(rows) if i not in unread]
+    for name in tasks:
+        if not any(row.task == name for row in kept):
+            raise UserError(unread_lines(rows, {name: tasks[name]}, "val")[0])
+    return kept
 
 
 def open_corpus(config: TextConfig, split: str) -> Corpus:
@@ -34,7 +108,10 @@ def open_corpus(config: TextConfig, split: str) -> Corpus:
       UserError: the data cannot be opened, or a task has no example left.
     """
     tasks = tuple(config.tasks)
-    rows = config.data.open(split, tasks)
+    rows = open_rows(config, split)
+    if split == "val":
+        for line in unread_lines(rows, config.make_tasks(), split):
+            print(line, file=sys.stderr)
     examples, report = encode_rows(
         rows if split == "train" else config.data.evaluated(rows, tasks),
         tokenizer_of(config),
@@ -46,6 +123,11 @@ def open_corpus(config: TextConfig, split: str) -> Corpus:
     if not isinstance(config.data, MicroworldData):
         counted = ", ".join(f"{task} {of.total():,}" for task, of in report.counts.items())
         print(f"{split} rows: {counted}", file=sys.stderr)
+    source = source_of(config.init_from)
+    positions = (config.model if source is None else source.spec).max_positions
+    if longer := sum(len(example.tokens) > positions for _, example in examples):
+        said = f"{longer} {split} examples are longer than the {positions} positions that the model was pretrained with"
+        print(f"{said}; --cutoff={positions} cuts them", file=sys.stderr)
     if not report.lossless:
         print(f"the cutoff of {config.cutoff} tokens took from the {split} split:\n{report.table()}", file=sys.stderr)
     found = corpus(tasks, examples)

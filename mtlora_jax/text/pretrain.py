@@ -3,7 +3,7 @@
 It never sees an instruction or an answer format. A run writes its model as a Hugging Face folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -149,7 +149,8 @@ def constant(train: Documents, held_out: Documents) -> dict[str, dict[str, float
     return {TASK: {"accuracy": float((targets[targets != IGNORE] == most).mean())}}
 
 
-def artifacts(spec: LlamaSpec, variables: Mapping, folder: Path, meta: Mapping[str, Any]) -> None:
+def artifacts(spec: LlamaSpec, variables: Mapping, folder: Path, meta: Mapping[str, Any]) -> Sequence[str]:
     """The model in half precision, as a Hugging Face folder `llama`: what later runs start from."""
     half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables["params"])
     save_llama(folder / "llama", spec, half)
+    return ("llama",)

@@ -19,12 +19,10 @@ from mtlora_jax.language.packing import lay_out
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.examples import tokenizer_of
+from mtlora_jax.text.examples import scored_rows, tokenizer_of
 from mtlora_jax.text.llama import Llama
 from mtlora_jax.text.tasks.task import Task, response
 
-MAX_NEW_TOKENS = 32
-"""Longest answer that is decoded, as published."""
 BUCKET = 32
 """Batches are padded to a multiple of this many tokens."""
 
@@ -45,18 +43,22 @@ def by_generation(config: TextConfig, model: Llama, variables: Mapping, folder: 
     Raises:
       UserError: a held-out set is missing or broken.
     """
-    tokenizer, tasks, rows = tokenizer_of(config), config.make_tasks(), config.data.open("val", tuple(config.tasks))
+    tokenizer, tasks, rows = tokenizer_of(config), config.make_tasks(), scored_rows(config)
     ids, template = {task: i for i, task in enumerate(tasks)}, TEMPLATES[config.template]
     prompts = [encode_prompt(row, tokenizer, template, evaluating=True) for row in rows]
+    lengths = np.array([len(prompt) for prompt in prompts])
+    decoded = np.array([tasks[row.task].max_new_tokens for row in rows])
     written = [""] * len(rows)
-    for batch in _batches([len(prompt) for prompt in prompts], _size(config), "decoding"):
-        # The last batch repeats a row, so that every batch of a length has one shape.
-        full = np.resize(batch, _size(config))
-        tokens, mask = pad_left([prompts[i] for i in full], tokenizer.pad)
-        task_id = np.array([ids[rows[i].task] for i in full], np.int32)
-        out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=MAX_NEW_TOKENS, eos=tokenizer.eos)
-        for i, answer in zip(batch, np.asarray(out), strict=False):
-            written[i] = tokenizer.decode(answer.tolist())
+    for count in sorted(set(decoded.tolist())):
+        own = np.flatnonzero(decoded == count)
+        for places in _batches(lengths[own], _size(config), f"decoding up to {count} tokens"):
+            # The last batch repeats a row, so that every batch of a length has one shape.
+            batch, full = own[places], own[np.resize(places, _size(config))]
+            tokens, mask = pad_left([prompts[i] for i in full], tokenizer.pad)
+            task_id = np.array([ids[rows[i].task] for i in full], np.int32)
+            out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=count, eos=tokenizer.eos)
+            for i, answer in zip(batch, np.asarray(out), strict=False):
+                written[i] = tokenizer.decode(answer.tolist())
     strict = [tasks[row.task].extract(response(text)) for row, text in zip(rows, written, strict=True)]
     loose = [tasks[row.task].extract(response(text), "reference") for row, text in zip(rows, written, strict=True)]
     metrics = _metrics(tasks, rows, strict)
@@ -83,7 +85,7 @@ def by_likelihood(config: TextConfig, forward: Callable, variables: Mapping, fol
       UserError: a held-out set is missing or broken, or none of its rows has options.
     """
     tasks = config.make_tasks()
-    rows = [row for row in config.data.open("val", tuple(tasks)) if row.options]
+    rows = [row for row in scored_rows(config) if row.options]
     if not rows:
         raise UserError("no held-out row has options to choose from: use --protocol generate")
     candidates = _candidates(config, rows)
@@ -93,9 +95,15 @@ def by_likelihood(config: TextConfig, forward: Callable, variables: Mapping, fol
         if candidate.row not in best or likelihood > best[candidate.row][0]:
             best[candidate.row] = likelihood, candidate.option
     chosen = [best[i][1] for i in range(len(rows))]
-    predicted = [tasks[row.task].extract(option) for row, option in zip(rows, chosen, strict=True)]
+    predicted = [answer_of(row, option) for row, option in zip(rows, chosen, strict=True)]
     _write(folder, rows, chosen=chosen, strict=predicted)
     return _metrics(tasks, rows, predicted)
+
+
+def answer_of(row: Row, option: str) -> str:
+    """The answer that an option of a row gives: what it has where the true output has the true answer."""
+    before, _, after = row.output.rpartition(row.answer)
+    return row.answer if option == row.output else option.removeprefix(before).removesuffix(after)
 
 
 def _candidates(config: TextConfig, rows: Sequence[Row]) -> list[Candidate]:

@@ -1,14 +1,16 @@
 """Multi-task language modelling as the engine sees it."""
 
 import re
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from mtlora_jax import schema
 from mtlora_jax.adapters import Spec, method_of
@@ -19,13 +21,16 @@ from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.language.packing import IGNORE
 from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.examples import held_out, open_corpus, train_batches
+from mtlora_jax.text.examples import forms, held_out, open_corpus, train_batches
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
-from mtlora_jax.text.llama_weights import open_llama, read_spec
 from mtlora_jax.text.scoring import protocols
+from mtlora_jax.text.source import identity, source_of
 from mtlora_jax.weights import safetensors
-from mtlora_jax.weights.hub import locate_folder
 
+NOTE = (
+    "accuracy: the share of held-out answers of which every token is the likeliest after the true ones before it; "
+    "eval.py --protocol generate scores what is written freely"
+)
 INTO, OUT_OF = "q|k|v|gate|up", "o|down"
 """Projections from the model's width, and back to it."""
 
@@ -50,7 +55,8 @@ def axes(spec: LlamaSpec, adapters: tuple[tuple[str, Spec], ...]) -> tuple[tuple
 
 def spec_of(config: TextConfig) -> LlamaSpec:
     """The decoder's shape: the pretrained model's, else the config's."""
-    return config.model if config.init_from is None else read_spec(locate_folder(config.init_from))
+    source = source_of(config.init_from)
+    return config.model if source is None else source.spec
 
 
 def make_model(config: TextConfig) -> Llama:
@@ -69,7 +75,7 @@ def make_workload(config: TextConfig) -> Workload:
         },
         abstract_batch=partial(abstract_batch, config),
         init=partial(init, model),
-        load_base=lambda: None if config.init_from is None else open_llama(locate_folder(config.init_from))[1],
+        load_base=lambda: None if (source := source_of(config.init_from)) is None else source.leaves(config.init_only),
         forward=partial(forward, model),
         sums=partial(sums, names),
         measure=partial(measure, names),
@@ -81,23 +87,30 @@ def make_workload(config: TextConfig) -> Workload:
         artifacts=partial(artifacts, config),
         overall=average,
         axes=axes(model.spec, model.adapters),
+        about=lambda: {"forms": forms(config)},
+        identity=identity(model.spec),
+        notes=(NOTE,),
         protocols=protocols(config, model, partial(forward, model)),
     )
 
 
-def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mapping) -> None:
+def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mapping) -> Sequence[str]:
     """Writes `adapter.safetensors`: the adapters, what they are, and the base they belong to."""
-    if config.train_base or config.init_from is None:
-        return
+    source = source_of(config.init_from)
+    if config.train_base or source is None or source.base is None:
+        reason = "the base was trained too" if config.train_base else "the base was drawn from the seed"
+        tqdm.write(f"no adapter.safetensors: {reason}, and lies in this run alone; convert takes the run", sys.stderr)
+        return ()
     leaves = {f"lora/{path}": np.asarray(leaf) for path, leaf in tables.flatten(variables["lora"]).items()}
     about = {
         "adapter": schema.encode(config.adapter, Adapter),
         "tasks": list(config.tasks),
         "template": config.template,
-        "init_from": config.init_from,
+        "init_from": source.base,
         **meta,
     }
     safetensors.write(workdir / "adapter.safetensors", leaves, about)
+    return ("adapter.safetensors",)
 
 
 def average(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -56,7 +56,10 @@ class VisionConfig(Config):
 
     Attributes:
       backbone: the Swin's shape; its `image_size` is the run's.
-      init_from: pretrained backbone: `scenes_nano` (embedded), a file, or a hub name; None draws it from the seed.
+      init_from: where the model starts: a pretrained backbone (`scenes_nano`, embedded; a file; a hub name), or
+        another run (`runs/x`, `runs/x@best`, `runs/x@300`), whose tasks, classes and ranks may be others. None draws it
+        from the seed.
+      init_only: a regex of leaves' paths; of another run only those are taken.
       placement: where MTLoRA sits; None trains without adapters.
       trainable: what trains in the backbone beside adapters.
       tasks: by name; the order is the order of the task streams.
@@ -71,6 +74,7 @@ class VisionConfig(Config):
 
     backbone: SwinSpec = field(default_factory=SwinSpec)
     init_from: str | None = None
+    init_only: str = ""
     placement: Placement | None = None
     trainable: Trainable = field(default_factory=Trainable)
     tasks: Mapping[str, TaskConfig] = field(default_factory=dict)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.metrics import empty, merge, update
@@ -19,27 +20,40 @@ from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.datasets.native_size import at_native_size
 from mtlora_jax.vision.tasks import boundary
 
+STRIP = 256
+"""Rows of a large picture whose logits are held at a time."""
 
-def resize_to(x: jax.Array, size: jax.Array, canvas: tuple[int, int]) -> jax.Array:
+
+def decoded_at(decode: Callable, logits: jax.Array, height: int, width: int) -> np.ndarray:
+    """One image's prediction at a size: logits `[h, w, C]` to decoded `[height, width, ...]`, by strips of rows."""
+    size, strips = jnp.array([[height, width]]), []
+    for top in range(0, height, STRIP):
+        canvas = min(STRIP, height - top), width
+        strips.append(np.asarray(decode(resize_to(logits[None], size, canvas, top)))[0])
+    return np.concatenate(strips)
+
+
+def resize_to(x: jax.Array, size: jax.Array, canvas: tuple[int, int], top: int = 0) -> jax.Array:
     """Bilinear, half-pixel centres, no antialiasing, like `heads.resize`, but to a size for each image.
 
     Args:
       x: `[B, h, w, C]`.
       size: `[B, 2]` rows and columns.
-      canvas: `(H, W)`, at least the largest size.
+      canvas: `(H, W)`, at least the largest size, or a strip of it.
+      top: the row that the canvas begins at.
 
     Returns:
       `[B, H, W, C]`; beyond an image's size the values mean nothing.
     """
-    rows = _weights(size[:, 0], x.shape[1], canvas[0])
+    rows = _weights(size[:, 0], x.shape[1], canvas[0], top)
     columns = _weights(size[:, 1], x.shape[2], canvas[1])
     x = jnp.einsum("byh,bhwc->bywc", rows, x.astype(jnp.float32), precision="highest")
     return jnp.einsum("bxw,bywc->byxc", columns, x, precision="highest")
 
 
-def _weights(size: jax.Array, grid: int, length: int) -> jax.Array:
-    """`[B, length, grid]`: what each grid point gives to each pixel."""
-    pixel = jnp.arange(length, dtype=jnp.float32) + 0.5
+def _weights(size: jax.Array, grid: int, length: int, first: int = 0) -> jax.Array:
+    """`[B, length, grid]`: what each grid point gives to each pixel from the first on."""
+    pixel = jnp.arange(first, first + length, dtype=jnp.float32) + 0.5
     centre = jnp.clip(pixel[None, :] * (grid / size.astype(jnp.float32))[:, None] - 0.5, 0, grid - 1)
     return jnp.maximum(0, 1 - jnp.abs(centre[:, :, None] - jnp.arange(grid, dtype=jnp.float32)[None, None, :]))
 

@@ -3,7 +3,7 @@
 This is where the embedded `scenes_nano` weights come from; a run writes its backbone to `backbone.safetensors`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -133,11 +133,12 @@ def make_workload(config: PretrainConfig) -> Workload:
     )
 
 
-def _backbone(variables: Mapping, workdir: Path, meta: Mapping) -> None:
+def _backbone(variables: Mapping, workdir: Path, meta: Mapping) -> Sequence[str]:
     """Writes the backbone alone, in half precision: what later runs start from."""
     leaves = tables.flatten(variables["params"]["backbone"])
     half = {path: np.asarray(leaf, np.float16) for path, leaf in leaves.items()}
     safetensors.write(workdir / "backbone.safetensors", half, meta)
+    return ("backbone.safetensors",)
 
 
 def _array(*shape: int, dtype) -> jax.ShapeDtypeStruct:

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from mtlora_jax.engine.borrowed import from_run, run_named
 from mtlora_jax.engine.evaluate import constant_metrics
+from mtlora_jax.engine.run import open_run
 from mtlora_jax.engine.workload import Objective, Workload
-from mtlora_jax.images.panels import panel
+from mtlora_jax.errors import UserError
+from mtlora_jax.images.panels import panel, with_legend
 from mtlora_jax.images.transforms import MEAN, STD, is_void
 from mtlora_jax.input.loader import InOrder, batches_of
 from mtlora_jax.input.protocols import Examples, check_examples
@@ -127,9 +130,14 @@ def init(model: DenseModel, side: int, seed: int) -> dict:
 
 
 def load_base(config: VisionConfig) -> dict[str, np.ndarray] | None:
-    """Leaves of the pretrained source by path: a backbone's, or a whole converted model's; None without a source."""
+    """Leaves of the source by path: a backbone's, a whole converted model's, or another run's; None without one."""
     if config.init_from is None:
         return None
+    if named := run_named(config.init_from):
+        directory, step = named
+        return from_run(open_run(directory), step, config.init_only)
+    if config.init_only:
+        raise UserError("init_only says what is taken of another run; a pretrained model is taken whole")
     from mtlora_jax.vision.swin_weights import load_weights
 
     return load_weights(config.init_from, config.backbone)
@@ -174,12 +182,16 @@ def overall(config: VisionConfig, metrics: Mapping) -> dict[str, float]:
 def pictures(tasks: Mapping[str, Task], side: int, outputs: Mapping, batch: Mapping) -> dict[str, np.ndarray]:
     """`{task: image | truth | prediction}`, a row for each example of the batch, and `all` tasks of the first ones."""
     images = np.asarray(batch["image"])
-    truth, predicted = {}, {}
+    truth, predicted, legends = {}, {}, {}
     for name, t in tasks.items():
-        truth[name] = [t.paint(np.asarray(label)) for label in batch["labels"][name]]
-        predicted[name] = [t.paint(p) for p in np.asarray(t.decode(resize(outputs[name], side)))]
+        labels, found = np.asarray(batch["labels"][name]), np.asarray(t.decode(resize(outputs[name], side)))
+        truth[name], predicted[name] = [t.paint(label) for label in labels], [t.paint(p) for p in found]
+        legends[name] = t.legend([*labels, *found])
     result = {
-        name: panel(list(zip(images, truth[name], predicted[name], strict=True)), columns=["image", "truth", name])
+        name: with_legend(
+            panel(list(zip(images, truth[name], predicted[name], strict=True)), columns=["image", "truth", name]),
+            {name: legends[name]},
+        )
         for name in tasks
     }
     rows = [
@@ -187,4 +199,5 @@ def pictures(tasks: Mapping[str, Task], side: int, outputs: Mapping, batch: Mapp
         for i in range(min(SHOWN, len(images)))
         for image, of in ((images[i], truth), (None, predicted))
     ]
-    return {**result, "all": panel(rows, columns=["image", *tasks], names=["truth", "prediction"] * (len(rows) // 2))}
+    sheet = panel(rows, columns=["image", *tasks], names=["truth", "prediction"] * (len(rows) // 2))
+    return {**result, "all": with_legend(sheet, legends)}

@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 
 
-def fingerprint(tree: Mapping[str, Any]) -> str:
-    """A digest of the paths, shapes, dtypes and bytes of a nested dict of arrays."""
-    digest = hashlib.blake2b(digest_size=16)
+def fingerprint(tree: Mapping[str, Any], identity: str = "") -> str:
+    """A digest of the paths, shapes, dtypes and bytes of a nested dict of arrays.
+
+    Args:
+      identity: what else tells it from another one: heads and rotary settings are in no array.
+    """
+    digest = hashlib.blake2b(identity.encode(), digest_size=16)
     for path, leaf in sorted(_flatten(tree)):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{path}{array.shape}{array.dtype}".encode())

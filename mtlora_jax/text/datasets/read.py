@@ -12,14 +12,19 @@ says neither: then the instruction's template tells, and where several sets shar
 options are those that its instruction ends with (`Answer format: true/false`).
 """
 
+import difflib
 import json
+import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import read_text
+from mtlora_jax.language.chat import plain
 from mtlora_jax.language.rows import Row
 from mtlora_jax.listing import listed
 
@@ -34,6 +39,8 @@ TEMPLATES: Mapping[str, tuple[str, ...]] = {
 }
 """How instructions of the commonsense sets begin, and which sets begin so."""
 
+CHATS = ("conversations", "conversation", "data", "dialog", "dialogue", "chat")
+"""What other tools call `messages`."""
 FORMAT = re.compile(r"Answer format: (\S+)\s*$")
 
 
@@ -44,16 +51,11 @@ def read_records(path: Path) -> list[dict[str, Any]]:
       UserError: there is no such file, or a line of it is broken; the message names both.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
+    text = read_text(path)
     if text.lstrip().startswith("["):
         try:
             records = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {getattr(error, 'lineno', 1)}: broken JSON, {error}") from None
     else:
         records = []
@@ -62,7 +64,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             if line.strip():
                 try:
                     records.append(json.loads(line))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise UserError(f"{path}, line {number}: broken JSON, {error}") from None
     if bad := [i for i, record in enumerate(records) if not isinstance(record, dict)]:
         raise UserError(f"{path}: record {bad[0]} is not an object")
@@ -86,6 +88,7 @@ def read_rows(
     known = _instructions(per_set or {})
     rows: list[Row] = []
     lost: list[str] = []
+    left: dict[str, list[int]] = {}
     records = read_records(path)
     alone = _alone(records, tasks)
     for number, record in enumerate(records):
@@ -93,14 +96,34 @@ def read_rows(
         task = _task(record, tasks, known, alone, where)
         if task is None:
             lost.append(str(number))
-        elif task in tasks:
+        elif task not in tasks:
+            left.setdefault(f"task {task!r}", []).append(number)
+        elif (empty := _empty(record)) is not None:
+            left.setdefault(empty, []).append(number)
+        else:
             rows.extend(_rows(record, task, where))
+    for why, numbers in left.items():
+        near = difflib.get_close_matches(why[6:-1], tasks, n=1) if why.startswith("task ") else ()
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        which = listed(map(str, numbers), most=3)
+        print(f"{path}: left out {len(numbers)} rows, {why}{meant}: records {which}", file=sys.stderr)
     if lost and ambiguous == "error":
         raise UserError(
             f"{path}: {len(lost)} of {len(lost) + len(rows)} rows say no task and could be of several, records "
             f"{listed(lost)}; give the sets' own files (data.per_set), or --data.ambiguous=drop"
         )
     return rows
+
+
+def _empty(record: Mapping) -> str | None:
+    """Why nothing can be learnt from a record, if so: its output is nothing, or something is NaN and not text."""
+    for name in ("output", "completion", "label"):
+        if name in record and (record[name] is None or str(record[name]).strip() == ""):
+            return f"whose {name} is empty"
+    for name, value in record.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"whose {name} is {value}"
+    return None
 
 
 def counts(rows: Sequence[Row]) -> dict[str, int]:
@@ -158,15 +181,16 @@ def _rows(record: Mapping, task: str, where: str) -> Iterator[Row]:
         yield from _chat(record["messages"], task, where)
     elif "prompt" in record:
         prompt, completion = _texts(record, ("prompt", "completion"), where)
-        yield Row(task, prompt, "", completion, _answer(record, completion.strip()), prompt=prompt)
+        yield Row(task, prompt, "", completion, _answer(record, completion.strip()), prompt=prompt, form="prompt")
     elif "text_a" in record:
         a, b, label = _texts(record, ("text_a", "text_b", "label"), where)
-        yield Row(task, f"{task}: {a}\n{b}", "", label, label)
+        yield Row(task, f"{task}: {a}\n{b}", "", label, label, form="pair")
     else:
         instruction, output = _texts(record, ("instruction", "output"), where)
         context, answer = record.get("input") or "", _answer(record, output)
         if not isinstance(context, str):
             raise UserError(f"{where}: input is not text")
+        _whole(context, "input", where)
         yield Row(task, instruction, context, output, answer, _options(instruction, output, answer))
 
 
@@ -185,21 +209,36 @@ def _options(instruction: str, output: str, answer: str) -> tuple[str, ...]:
 
 def _texts(record: Mapping, names: Sequence[str], where: str) -> list[str]:
     if missing := [name for name in names if not isinstance(record.get(name), str | int | float)]:
-        raise UserError(f"{where}: no {missing[0]}; it has {', '.join(record) or 'nothing'}")
-    return [str(record[name]) for name in names]
+        chat = next((name for name in CHATS if isinstance(record.get(name), list)), None)
+        mend = f"; a chat in {chat} is called messages here, with role and content" if chat else ""
+        raise UserError(f"{where}: no {missing[0]}; it has {', '.join(record) or 'nothing'}{mend}")
+    return [_whole(str(record[name]), name, where) for name in names]
+
+
+def _whole(text: str, name: str, where: str) -> str:
+    """A text of whole characters. Raises UserError for half of a pair that JSON escapes apart, as cut emoji are."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(error.start - 20, 0) : error.start]
+        raise UserError(f"{where}: {name} holds half a character, {text[error.start]!a}, after {near!r}") from None
+    return text
 
 
 def _chat(messages: Any, task: str, where: str) -> Iterator[Row]:
     """A row for each assistant turn, prompted with all that came before."""
-    before, turns = "", 0
+    before: list[tuple[str, str]] = []
+    turns = 0
     for message in messages if isinstance(messages, list) else ():
-        role, content = (message.get(name) for name in ("role", "content"))
+        known = message if isinstance(message, Mapping) else {}
+        role, content = known.get("role"), known.get("content")
         if role not in ("system", "user", "assistant") or not isinstance(content, str):
             raise UserError(f"{where}: a message needs a role (system, user or assistant) and a content")
+        _whole(content, "a message", where)
         if role == "assistant":
             turns += 1
-            prompt = f"{before}### Assistant:\n"
-            yield Row(task, prompt, "", content, content, prompt=prompt)
-        before += f"### {role.capitalize()}:\n{content}\n\n"
+            prompt = plain(before)
+            yield Row(task, prompt, "", content, content, prompt=prompt, messages=tuple(before), form="chat")
+        before.append((role, content))
     if not turns:
         raise UserError(f"{where}: no message of an assistant to learn from")

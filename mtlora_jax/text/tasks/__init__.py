@@ -34,7 +34,7 @@ GLUE: Mapping[str, Task] = {
         Task("qqp", ("different", "duplicate"), ("f1", "accuracy")),
         Task("rte", ("entailment", "not_entailment")),
         Task("sst2", ("negative", "positive")),
-        Task("stsb", (), ("pearson", "spearman")),
+        Task("stsb", (), ("pearson", "spearman"), extracted="first"),
         Task("wnli", ("not_entailment", "entailment")),
     )
 }

@@ -4,9 +4,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+NEAR = 1e-3
+"""How far a number may be from the true one, as LLM-Adapters compares them."""
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two texts are one number: `18`, `18.0` and `1,800` without its comma are numbers."""
+    try:
+        return abs(float(a.replace(",", "")) - float(b.replace(",", ""))) <= NEAR
+    except ValueError:
+        return False
+
 
 def accuracy(predicted: Sequence[str], true: Sequence[str], answers: Sequence[str]) -> float:
-    return float(np.mean([p == t for p, t in zip(predicted, true, strict=True)])) if true else 0.0
+    """The share of answers that are right; without words to answer with they are numbers, and compare as such."""
+    right = [p == t or (not answers and same(p, t)) for p, t in zip(predicted, true, strict=True)]
+    return float(np.mean(right)) if true else 0.0
 
 
 def f1(predicted: Sequence[str], true: Sequence[str], answers: Sequence[str]) -> float:
@@ -33,7 +46,7 @@ def _numbers(values: Sequence[str]) -> np.ndarray:
 
     def number(text: str) -> float:
         try:
-            return float(text)
+            return float(text.replace(",", ""))
         except ValueError:
             return 0.0
 

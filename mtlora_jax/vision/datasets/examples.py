@@ -68,6 +68,9 @@ class Sized(Examples):
         example = transforms.train(example, rules(self.tasks), rng, self.size, self.sample, self.preset)
         return completed(example, self.tasks, self.size)
 
+    def source(self, index: int) -> str:
+        return self.native.source(index)
+
 
 @dataclass(frozen=True)
 class Completed(Examples):
@@ -91,6 +94,9 @@ class Completed(Examples):
 
     def augmented(self, index: int, rng: np.random.Generator) -> dict:
         return completed(self.examples.augmented(index, rng), self.tasks, self.size)
+
+    def source(self, index: int) -> str:
+        return self.examples.source(index)
 
 
 def rules(tasks: Mapping[str, Task]) -> dict[str, transforms.LabelTransform]:

@@ -102,6 +102,9 @@ class Files(NativeExamples):
         """What the split calls an example."""
         return self.entries[index].id
 
+    def source(self, index: int) -> str:
+        return str(self.entries[index].image)
+
     def shape(self, index: int) -> tuple[int, int]:
         """`(H, W)` of a picture, from the head of its file."""
         with _about("image"):

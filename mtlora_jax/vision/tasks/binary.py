@@ -12,7 +12,7 @@ from mtlora_jax.engine.metrics import bincount, ratio
 from mtlora_jax.images import read
 from mtlora_jax.vision.tasks.classes import whole
 from mtlora_jax.vision.tasks.colours import grey, stripe
-from mtlora_jax.vision.tasks.task import VOID, Task
+from mtlora_jax.vision.tasks.task import VOID, Legend, Task
 
 WIDE = np.linspace(0.05, 0.95, 19, dtype=np.float32)
 """0.05 to 0.95 in 19 steps: the thresholds of metrics over a whole set."""
@@ -89,6 +89,10 @@ def paint(label: np.ndarray) -> np.ndarray:
     return stripe(grey(np.where(void, 0, label)), void)
 
 
+def legend(labels) -> Legend:
+    return (("no", (0, 0, 0)), ("yes", (255, 255, 255)))
+
+
 def constant(labels: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Logit 0: a probability of 1/2 is the full mask to low thresholds and the empty one to high ones.
 
@@ -134,4 +138,5 @@ def task(name: str, weight: float, score: str, finish: Callable, measure: Callab
         values=2,
         read=label,
         save=save,
+        legend=legend,
     )

@@ -13,7 +13,7 @@ from mtlora_jax.engine.metrics import bincount, ratio
 from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
 from mtlora_jax.images.transforms import LabelTransform, unchanged
-from mtlora_jax.vision.tasks.colours import stripe, voc_palette
+from mtlora_jax.vision.tasks.colours import STRIPES, stripe, voc_palette
 from mtlora_jax.vision.tasks.task import Task
 
 
@@ -60,6 +60,7 @@ def class_task(
         values=classes,
         read=label,
         save=partial(_save, dtype),
+        legend=partial(_legend, names, palette, void),
     )
 
 
@@ -105,6 +106,13 @@ def _paint(name, palette, void, ids):
         allowed = f"use 0..{classes - 1}, or {void} for void"
         raise UserError(f"{name}: label {ids[~unknown].max()} is not one of its {classes} classes; {allowed}")
     return stripe(palette[np.where(unknown, 0, ids)], unknown)
+
+
+def _legend(names, palette, void, labels):
+    """The classes that occur."""
+    present = np.unique(np.concatenate([np.unique(label) for label in labels]))
+    found = [(names[c], palette[c].tolist()) for c in present.tolist() if c < len(names)]
+    return [*found, *([("void", STRIPES[1].tolist())] if void in present else [])]
 
 
 def _constant(classes, void, labels, valid):

@@ -82,6 +82,13 @@ def _paint(near, far, metres):
     return stripe(ramp(closeness), void)
 
 
+def _legend(near, far, labels):
+    """Five steps of the ramp, which is logarithmic."""
+    metres = np.geomspace(near, far, 5, dtype=np.float32)
+    colours = _paint(near, far, metres[None])[0]
+    return [(f"{m:.3g} m", colour.tolist()) for m, colour in zip(metres, colours, strict=True)]
+
+
 def depth(near: float = 1.0, far: float = 16.0) -> Task:
     """Depth from one output per pixel, as it is; labels `[B, H, W]` float32 metres, void 255.
 
@@ -113,4 +120,5 @@ def depth(near: float = 1.0, far: float = 16.0) -> Task:
         constant=_constant,
         transform=LabelTransform(VOID, known=_known, augment=_zoom, settle=_settle),
         read=_read,
+        legend=partial(_legend, near, far),
     )

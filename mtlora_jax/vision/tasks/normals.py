@@ -130,6 +130,11 @@ def _save(stem, prediction):
     return read.write_png(stem, np.clip(np.rint((prediction + 1) * 127.5), 0, 255).astype(np.uint8))
 
 
+def _legend(labels):
+    directions = {"right": (1, 0, 0), "left": (-1, 0, 0), "up": (0, 1, 0), "down": (0, -1, 0), "to you": (0, 0, 1)}
+    return [(words, _paint(np.array([[n]]))[0, 0].tolist()) for words, n in directions.items()]
+
+
 def normals() -> Task:
     """Surface normals from three outputs per pixel, made unit vectors; labels `[B, H, W, 3]` float32.
 
@@ -162,4 +167,5 @@ def normals() -> Task:
         transform=LabelTransform(VOID, cubic=True, known=_known, augment=_turn, settle=_settle),
         read=_read,
         save=_save,
+        legend=_legend,
     )

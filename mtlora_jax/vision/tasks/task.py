@@ -1,6 +1,6 @@
 """What a dense task is: how its label is kept, moved and checked, its loss, its metric and its colours."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ def read_numbers(path: Path, task: "Task", data: Any) -> np.ndarray:
     return found.astype(task.label_dtype)
 
 
+Legend = Sequence[tuple[str, Sequence[int]]]
+"""What colours mean: words, and red, green and blue."""
+
+
+def no_legend(labels: Sequence[np.ndarray]) -> Legend:
+    return ()
+
+
 def save_numbers(stem: Path, prediction: np.ndarray) -> Path:
     """A prediction `[H, W, ...]` as float32, at `<stem>.npy`."""
     path = stem.with_name(f"{stem.name}.npy")
@@ -62,6 +70,7 @@ class Task:
       higher_is_better: the direction of `score`.
       decode: `logits [..., C] -> prediction` in label units: a class, a probability in 0..1, a unit normal, metres.
       paint: `one image's label or decoded prediction [H, W, ...] -> uint8 [H, W, 3]`.
+      legend: `[label or prediction, ...] -> ((words, colour), ...)`, what the colours of these mean.
       constant: `(labels [B, H, W, ...], valid [B]) -> logits [C]`, the best constant predictor for `score`.
       transform: the label's void value, and what resizing and augmenting do to it.
       values: labels are whole numbers below this, or void; None where they are numbers of another kind.
@@ -88,6 +97,7 @@ class Task:
     values: int | None = None
     read: Callable[[Path, "Task", Any], np.ndarray] = read_numbers
     save: Callable[[Path, np.ndarray], Path] = save_numbers
+    legend: Callable[[Sequence[np.ndarray]], Legend] = no_legend
 
     @property
     def void(self) -> float:

@@ -1,0 +1,152 @@
+"""Where a language run starts: a pretrained folder, another run, or the adapter file that a run or the converter left.
+
+All three give a shape, the folder with the tokenizer, and leaves by path.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlora_jax import schema
+from mtlora_jax.engine.borrowed import Borrowed, from_run, run_named
+from mtlora_jax.engine.run import Run, open_run
+from mtlora_jax.errors import UserError
+from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.text.llama import LlamaSpec
+from mtlora_jax.text.llama_weights import open_llama, read_spec
+from mtlora_jax.weights import safetensors
+from mtlora_jax.weights.fingerprint import fingerprint
+from mtlora_jax.weights.hub import locate_folder
+
+ADAPTER_FILE = "adapter.safetensors"
+
+
+def identity(spec: LlamaSpec) -> str:
+    """A decoder's shape as text: heads and rotary settings change what weights compute, and are in none of them."""
+    return json.dumps(schema.encode(spec, LlamaSpec), sort_keys=True)
+
+
+class Folder:
+    """A pretrained model in a Hugging Face folder, an embedded one, or on the hub."""
+
+    def __init__(self, name: str):
+        self.base = name
+
+    @property
+    def spec(self) -> LlamaSpec:
+        return read_spec(locate_folder(self.base))
+
+    @property
+    def tokenizer(self) -> Path:
+        return locate_folder(self.base)
+
+    def leaves(self, only: str) -> Mapping[str, Any]:
+        if only:
+            raise UserError("init_only says what is taken of another run; a pretrained model is taken whole")
+        return open_llama(locate_folder(self.base))[1]
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """Another run at one of its steps.
+
+    Attributes:
+      run: it.
+      step: `best`, `last`, or a number.
+    """
+
+    run: Run
+    step: str
+
+    @cached_property
+    def _beginning(self) -> Any:
+        return source_of(self.run.config.init_from)
+
+    @property
+    def base(self) -> str | None:
+        return None if self._beginning is None else self._beginning.base
+
+    @property
+    def spec(self) -> LlamaSpec:
+        return self.run.config.model if self._beginning is None else self._beginning.spec
+
+    @property
+    def tokenizer(self) -> Path:
+        if self.run.config.tokenizer or self._beginning is None:
+            return Path(self.run.config.tokenizer)
+        return self._beginning.tokenizer
+
+    def leaves(self, only: str) -> Borrowed:
+        return from_run(self.run, self.step, only)
+
+
+class AdapterFile:
+    """The adapters of a run, and the base they belong to.
+
+    Args:
+      path: an `adapter.safetensors`.
+      base: the base, where it no longer lies where the file says.
+
+    Raises:
+      UserError: it is another kind of file.
+    """
+
+    def __init__(self, path: Path, base: str | None = None):
+        self.path = path
+        self.adapters, about = safetensors.read(path)
+        if "adapter" not in about:
+            raise UserError(f"{path} is not an adapter file of a run: a finished run leaves one, {ADAPTER_FILE}")
+        told = {key: json.loads(about[key]) for key in ("adapter", "tasks", "init_from", "base")}
+        self.adapter: Adapter = schema.decode(told["adapter"], Adapter, "adapter")
+        self.tasks, self.base, self._fingerprint = tuple(told["tasks"]), base or told["init_from"], told["base"]
+
+    @property
+    def spec(self) -> LlamaSpec:
+        return read_spec(locate_folder(self.base))
+
+    @property
+    def tokenizer(self) -> Path:
+        return locate_folder(self.base)
+
+    def leaves(self, only: str = "") -> Borrowed:
+        """Those of the base and of the adapters. Raises UserError where it is another base."""
+        spec, stored = open_llama(locate_folder(self.base))
+        if fingerprint({path: np.asarray(stored[path]) for path in stored}, identity(spec)) != self._fingerprint:
+            raise UserError(f"{self.path} was trained on another base than {self.base}: their fingerprints differ")
+        return Borrowed(Both(stored, self.adapters), str(self.path), only)
+
+
+class Both(Mapping):
+    """Leaves of two mappings, those of the first read when they are asked for."""
+
+    def __init__(self, lazy: Any, rest: Mapping[str, np.ndarray]):
+        self._lazy, self._rest = lazy, rest
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._lazy
+        yield from self._rest
+
+    def __len__(self) -> int:
+        return len(self._lazy) + len(self._rest)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        return self._rest[path] if path in self._rest else self._lazy[path]
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        return self._rest[path].shape if path in self._rest else self._lazy.shape(path)
+
+
+def source_of(init_from: str | None) -> Folder | OfRun | AdapterFile | None:
+    """What an `init_from` names; None where the model is drawn from the seed."""
+    if init_from is None:
+        return None
+    if named := run_named(init_from):
+        directory, step = named
+        return OfRun(open_run(directory), step)
+    path = Path(init_from)
+    return AdapterFile(path) if path.suffix == ".safetensors" and path.is_file() else Folder(init_from)

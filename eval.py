@@ -1,6 +1,7 @@
-"""Evaluates a checkpoint again, the last one by default.
+"""Evaluates a checkpoint again, the last one by default; or, with a config, what its run would start from.
 
     python eval.py --workdir DIR [--step best|last|N] [--protocol NAME] [--predictions DIR] [--data.root=DIR ...]
+    python eval.py --config FILE [--protocol NAME] [--predictions DIR] [--init_from=DIR ...]
 
 Without a protocol: as in training, dense labels at the network's resolution, as published numbers are made.
 Dense tasks: `native` scores at every label's own size, and saves predictions on request; `boundary` adds odsF of edges.
@@ -12,25 +13,31 @@ the machine asks for, such as `--train.eval_batch_size=4`. `--help --workdir DIR
 import sys
 from pathlib import Path
 
-from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
+from mtlora_jax.cli import fail_cleanly, load_config, open_trained, override, split_flags
 from mtlora_jax.errors import UserError
 
 
 @fail_cleanly()
 def main(argv: list[str]) -> None:
-    flags, rest = split_flags(argv, ("workdir", "step", "protocol", "predictions"), ("help",))
+    flags, rest = split_flags(argv, ("workdir", "config", "step", "protocol", "predictions"), ("help",))
     if flags["help"]:
         print(__doc__)
         if flags["workdir"]:
             protocols = open_trained(flags["workdir"], rest).workload.protocols
             print(f"protocols of {flags['workdir']}: {', '.join(protocols) or 'none'}")
         return
-    if not flags["workdir"]:
-        raise UserError("no --workdir: python eval.py --workdir DIR")
+    if bool(flags["workdir"]) == bool(flags["config"]):
+        raise UserError("give a run, python eval.py --workdir DIR, or a recipe, --config FILE")
     from mtlora_jax.engine import process
+    from mtlora_jax.engine.run import evaluate_untrained
 
     process.prepare()
     predictions = flags["predictions"] and Path(flags["predictions"])
+    if flags["config"]:
+        config = override(load_config(flags["config"]), rest)
+        config.validate()
+        evaluate_untrained(config, flags["protocol"], predictions)
+        return
     open_trained(flags["workdir"], rest).evaluate(flags["step"] or "last", flags["protocol"], predictions)
 
 

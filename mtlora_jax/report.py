@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
-from mtlora_jax.engine import results
+from mtlora_jax.engine import process, results
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import write_json
 from mtlora_jax.listing import text_table
@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
     step = flags["step"] or "last"
     if step not in ("best", "last"):
         raise UserError(f"--step takes best or last, not {step}: results are kept of those two")
+    process.prepare()
     runs = [scores(Path(folder), step, arguments) for folder in folders]
     print(table(runs))
     if flags["json"]:

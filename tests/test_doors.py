@@ -179,11 +179,15 @@ def test_predict_writes_a_picture_for_every_task(cache, finished, tmp_path):
     out = tmp_path / "out"
     code, _, err = run(cache, "mtlora_jax.predict", "--workdir", finished, "--image", photo, "--out", out)
     assert code == 0, err
-    assert {p.name for p in out.iterdir()} == {
-        f"photo_{name}.png" for name in ("semseg", "human_parts", "saliency", "normals", "depth", "edges", "all")
-    }
-    with Image.open(out / "photo_depth.png") as picture:
-        assert picture.size == (70, 50)
+    names = ("semseg", "human_parts", "saliency", "normals", "depth", "edges")
+    assert {p.name for p in out.iterdir()} == {"raw", *(f"photo_{name}.png" for name in (*names, "all"))}
+    for name in names:
+        with Image.open(out / f"photo_{name}.png") as picture:
+            assert picture.size == (70, 50)
+    for name, shape in (("depth", (50, 70)), ("normals", (50, 70, 3))):
+        assert np.load(out / "raw" / name / "photo.npy").shape == shape
+    with Image.open(out / "raw" / "semseg" / "photo.png") as classes:
+        assert np.asarray(classes).max() < 7
     text = tmp_path / "notes.jpg"
     text.write_text("no image")
     refused(run(cache, "mtlora_jax.predict", "--workdir", finished, "--image", text, "--out", out), "notes.jpg")
@@ -228,11 +232,17 @@ def test_a_language_run_answers_is_scored_and_leaves_for_other_libraries(cache, 
     code, out, err = run(cache, "mtlora_jax.report", finished, "--json", tmp_path / "report.json")
     assert code == 0, err
     assert "text_smoke (1)" in out
-    for command, name in (("merge", "merged"), ("to-peft", "peft")):
-        code, _, err = run(cache, "mtlora_jax.convert", command, finished, tmp_path / name, "--task", "boolq")
-        assert code == 0, err
-    assert (tmp_path / "merged" / "model.safetensors").exists()
-    assert (tmp_path / "peft" / "adapter_model.safetensors").exists()
+    merge = ("mtlora_jax.convert", "merge", finished, tmp_path / "merged", "--task", "boolq")
+    code, out, err = run(cache, *merge)
+    assert (code, err) == (0, ""), err
+    for name in ("model.safetensors", "config.json", "generation_config.json", "tokenizer.json"):
+        assert (tmp_path / "merged" / name).exists()
+        assert name in out
+    refused(run(cache, *merge), "holds model.safetensors already", "--overwrite")
+    code, _, err = run(cache, *merge, "--overwrite", "--dtype", "bfloat16")
+    assert code == 0, err
+    drawn = run(cache, "mtlora_jax.convert", "to-peft", finished, tmp_path / "peft", "--task", "boolq")
+    refused(drawn, "peft can open no base")
     refused(run(cache, "mtlora_jax.convert", "merge", finished, tmp_path / "x"), "name one of boolq")
     refused(run(cache, "mtlora_jax.generate", "--workdir", finished, "--task", "chess"), "no task chess", "boolq")
     predict = run(cache, "mtlora_jax.predict", "--workdir", finished, "--image", "x", "--out", "y")

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mtlora_jax.cli import fail_cleanly
+from mtlora_jax.cli import at_home, fail_cleanly
+from mtlora_jax.convert.out import check_out
+from mtlora_jax.engine import process
 from mtlora_jax.errors import UserError
 
 EPILOG = """\
@@ -16,7 +18,8 @@ examples:
   python -m mtlora_jax.convert to-reference runs/pascal_mtlora_r64 back.pth
   python -m mtlora_jax.convert merge model.safetensors folded.safetensors
   python -m mtlora_jax.convert merge runs/text_mtl_lora merged_boolq --task boolq
-  python -m mtlora_jax.convert to-peft runs/text_mtl_lora peft_boolq --task boolq
+  python -m mtlora_jax.convert to-peft runs/text_mtl_lora peft_boolq --task boolq --base /models/llama
+  python -m mtlora_jax.convert from-peft peft_boolq boolq.safetensors
 Every file written as .safetensors can be a recipe's init_from.
 """
 
@@ -112,13 +115,37 @@ def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str) -
     return f"{len(tensors)} tensors in the reference's names"
 
 
-def merge(source: str, out: Path, task: str | None, step: str) -> str:
+def from_peft(source: str, out: Path, base: str | None) -> str:
+    """A folder of the peft library, as the adapter file that `train.py` and `eval.py` start from."""
+    from mtlora_jax.convert.language_files import adapter_file
+    from mtlora_jax.convert.peft import base_of, import_peft
+
+    base = base or base_of(source)
+    return adapter_file(out, *import_peft(source, base), base, source)
+
+
+def from_mtl_lora_reference(source: str, out: Path, base: str | None, hyper: str | None) -> str:
+    """An adapter file of the MTL-LoRA reference, likewise."""
+    from mtlora_jax.convert.language import mtl_lora_reference
+    from mtlora_jax.convert.language_files import adapter_file
+    from mtlora_jax.files import read_json
+
+    if base is None or hyper is None:
+        raise UserError("the reference's files tell neither: give the base as --base, and its settings as --hyper FILE")
+    return adapter_file(out, *mtl_lora_reference(base, source, read_json(hyper)), base, source)
+
+
+def merge(
+    source: str, out: Path, task: str | None, step: str, base: str | None, dtype: str | None, overwrite: bool
+) -> str:
     """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head, or as a
     Hugging Face folder."""
     if is_language(source):
         from mtlora_jax.convert.language_files import merge_task
 
-        return merge_task(source, out, task, step=step)
+        return merge_task(source, out, task, base, step, dtype, overwrite)
+    if base is not None or dtype is not None:
+        raise UserError("--base and --dtype are of language models")
     from mtlora_jax.adapters import CannotMerge
     from mtlora_jax.convert.files import read_model, write_model
     from mtlora_jax.vision.fold import adapted, export_task, fold
@@ -135,6 +162,7 @@ def merge(source: str, out: Path, task: str | None, step: str) -> str:
 
 
 STEP = {"step": "which checkpoint of a run: best, last, or a step's number"}
+BASE = {"base": "the base model, if it has moved"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,19 +186,29 @@ def parser() -> argparse.ArgumentParser:
         to_reference: ("SRC: a model file written here, or the directory of a run; OUT: .pth", STEP),
         merge: (
             "SRC: a model file written here, or the directory of a run",
-            {"task": "export this task as a plain model", **STEP},
+            {
+                "task": "export this task as a plain model",
+                "dtype": "float32, bfloat16 or float16, for language models; left out, each tensor's own",
+                **BASE,
+                **STEP,
+            },
         ),
         to_peft: (
             "SRC: the directory of a language run, or its adapter.safetensors; OUT: a folder",
             {
                 "task": "which; left out for methods that know no tasks",
-                "base": "the base model, if it has moved",
+                **BASE,
                 **STEP,
             },
         ),
+        from_peft: ("SRC: a folder of peft; OUT: .safetensors", {"base": "the base model; left out, the folder's own"}),
+        from_mtl_lora_reference: (
+            "SRC: an adapter file of the reference, .pt or .safetensors; OUT: .safetensors",
+            {"base": "the base model", "hyper": "JSON of r, lora_alpha, n_tasks, n_up, tau, diagonal, target_modules"},
+        ),
         to_mtl_lora_reference: (
             "SRC: the directory of a language run, or its adapter.safetensors; OUT: .pt",
-            {"base": "the base model, if it has moved", **STEP},
+            {**BASE, **STEP},
         ),
     }
     for run, (help_, flags) in options.items():
@@ -178,18 +216,24 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("source", metavar="SRC", help=help_)
         command.add_argument("out", metavar="OUT", type=Path, help="file to write")
         for flag, flag_help in flags.items():
-            command.add_argument(f"--{flag}", help=flag_help, default="last" if flag == "step" else None)
+            choices = ("float32", "bfloat16", "float16") if flag == "dtype" else None
+            default = "last" if flag == "step" else None
+            command.add_argument(f"--{flag}", help=flag_help, default=default, choices=choices)
+        command.add_argument("--overwrite", action="store_true", help="replace weights that OUT holds already")
         command.set_defaults(run=run)
     return top
 
 
 @fail_cleanly()
 def main(argv: list[str]) -> None:
-    arguments = vars(parser().parse_args(argv))
+    arguments = vars(parser().parse_args([at_home(argument) for argument in argv]))
     run, out = arguments.pop("run"), arguments["out"]
     arguments.pop("command")
     if not out.parent.is_dir():
         raise UserError(f"there is no directory {out.parent} to write {out.name} to")
+    overwrite = arguments["overwrite"] if run is merge else arguments.pop("overwrite")
+    check_out(out, overwrite, Path(arguments["source"]))
+    process.prepare()
     print(f"wrote {out}: {run(**arguments)}")
 
 

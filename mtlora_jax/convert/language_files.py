@@ -1,22 +1,36 @@
 """Language models of runs, and of the adapter files that runs leave: adapters with all that is needed to use them."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from mtlora_jax.adapters import CannotMerge, merge
 from mtlora_jax.convert.effect import check_acts, check_merged
-from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers
+from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers, adapters_of
+from mtlora_jax.convert.llama_folder import write_folder
+from mtlora_jax.convert.out import check_out
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.run import Step, open_run
 from mtlora_jax.errors import UserError
+from mtlora_jax.language.tokenizer import Tokenizer, load_tokenizer
+from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
+from mtlora_jax.text.examples import tokenizer_of
 from mtlora_jax.text.llama import Llama
-from mtlora_jax.text.llama_weights import save_llama
-from mtlora_jax.text.source import AdapterFile, source_of
+from mtlora_jax.text.source import AdapterFile, identity, source_of, write_adapter
 from mtlora_jax.text.workload import make_model
+from mtlora_jax.weights.fingerprint import fingerprint
+from mtlora_jax.weights.hub import locate_folder
+from mtlora_jax.weights.safetensors import open_folder
+
+OPTIONS = ("up_projections", "temperature", "diagonal", "experts", "embedding")
+"""Options of `Adapter` that methods call alike."""
 
 
 def read_model(path: str | Path, base: str | None = None, step: Step = "last") -> tuple[*Model, str]:
@@ -34,6 +48,8 @@ def read_model(path: str | Path, base: str | None = None, step: Step = "last") -
         run = open_run(path)
         if not isinstance(run.config, TextConfig):
             raise UserError(f"{path} holds no run of a language model: {type(run.config).__name__}")
+        if base is not None:
+            run = run.changed(replace(run.config, init_from=base))
         model, variables = make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))
         begun = source_of(run.config.init_from)
         source = (None if begun is None else begun.base) or str(path)
@@ -56,18 +72,66 @@ def _read_adapter_file(path: Path, base: str | None) -> tuple[*Model, str]:
     return model, variables, source.base
 
 
-def merge_task(source: str | Path, out: Path, task: str | None, base: str | None = None, step: Step = "last") -> str:
+def merge_task(
+    source: str | Path,
+    out: Path,
+    task: str | None,
+    base: str | None = None,
+    step: Step = "last",
+    dtype: str | None = None,
+    overwrite: bool = False,
+) -> str:
     """Writes a plain model with one task's adapters folded into its kernels, as a Hugging Face folder.
+
+    Args:
+      base: the base model, where it has moved.
+      dtype: of all written weights; None keeps each tensor's own. Updates are added in float32 and rounded once.
+      overwrite: weights in `out` may be replaced; the base's never.
 
     Raises:
       UserError: see `read_model`; or the method does not merge.
     """
-    model, variables, _ = read_model(source, base, step)
+    model, variables, found = read_model(source, base, step)
+    folder = None if Path(found) == Path(source) else locate_folder(found)
+    check_out(out, overwrite, *([] if folder is None else [folder]), Path(source))
     layers = adapted_layers(model)
     try:
         plain = jax.device_get(merge(variables, layers, task))
     except CannotMerge as reason:
         raise UserError(f"{source}: {reason}") from None
     check_merged(variables["params"], plain["params"], variables, layers, str(source))
-    save_llama(out, model.spec, plain["params"])
-    return f"{len(layers)} projections of {model.spec.layers} layers with {task or 'the adapters'} folded in"
+    tokenizer, files = tokenizer_beside(source, folder)
+    dtypes = {} if folder is None else open_folder(folder).dtypes()
+    if dtype is not None:
+        plain["params"] = jax.tree.map(lambda leaf: leaf.astype(np.dtype(dtype)), plain["params"])
+        dtypes = {}
+    written = write_folder(out, model.spec, plain["params"], folder, tokenizer, files, dtypes)
+    what = f"{len(layers)} projections of {model.spec.layers} layers with {task or 'the adapters'} folded in"
+    return f"{what}; {', '.join(written)}"
+
+
+def tokenizer_beside(source: str | Path, folder: Path | None) -> tuple[Tokenizer | None, Path | None]:
+    """A run's tokenizer and where its files are, or those of a base's folder; None where there is none."""
+    if Path(source).is_dir():
+        config = open_run(source).config
+        return tokenizer_of(config), Path(config.tokenizer) if config.tokenizer else None
+    try:
+        return load_tokenizer(folder), None
+    except UserError:
+        return None, None
+
+
+def adapter_file(out: Path, model: Llama, variables: Mapping[str, Any], base: str, source: str) -> str:
+    """Writes adapters that came from elsewhere as the adapter file of a run, which is an `init_from`."""
+    adapters = adapters_of(model)
+    specs = set(adapters.values())
+    if len(specs) > 1:
+        raise UserError(f"{source}: its projections differ in rank or scale, which no one adapter of a config has")
+    spec = specs.pop()
+    more = {name: getattr(spec, name) for name in OPTIONS if hasattr(spec, name)}
+    sites = tuple(f"^{site}$" for site in adapters)
+    adapter = Adapter(spec.method, spec.rank, spec.scale * spec.rank, dropout=0.0, sites=sites, **more)
+    digest = fingerprint({"params": variables["params"]}, identity(model.spec))
+    write_adapter(out, variables["lora"], adapter, getattr(spec, "tasks", ()), base, digest, source=source)
+    count = len(tables.flatten(variables["lora"]))
+    return f"{count} leaves of {spec.method} of rank {spec.rank} for {base}; train or evaluate with --init_from={out}"

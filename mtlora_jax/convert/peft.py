@@ -4,7 +4,6 @@ One task of a method becomes a plain LoRA where that is exact, or a DoRA; peft, 
 compute the same function.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,15 +14,16 @@ import numpy as np
 from flax import traverse_util
 
 from mtlora_jax.adapters import CannotMerge, DoRA, LoRA, Spec, dora, export
+from mtlora_jax.config import is_run_config
 from mtlora_jax.convert import adapter_rows
 from mtlora_jax.convert.effect import check_acts
 from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers, adapters_of, llama
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError
-from mtlora_jax.files import write_json, write_text
+from mtlora_jax.files import read_json, write_json, write_text
 from mtlora_jax.text.llama import SITES, Llama
 from mtlora_jax.weights import mapping, safetensors
-from mtlora_jax.weights.hub import read
+from mtlora_jax.weights.hub import is_hub_name, read, shipped
 
 CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 METHOD_TEXT = "One task of an {method} adapter, exported by mtlora_jax as a plain {kind} of rank {rank}."
@@ -37,9 +37,10 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
       base: what the adapters belong to: a folder or a hub name, for peft to find it by.
 
     Raises:
-      UserError: the method is not a plain LoRA for one task, or has no such task; the message gives the reason.
+      UserError: peft could not open the base; the method is not a plain LoRA for one task, or has no such task; the
+        message gives the reason.
     """
-    adapters = adapters_of(model)
+    adapters, base = adapters_of(model), openable(base)
     if not adapters:
         raise UserError("the model has no adapters to export")
     layers, kinds = adapted_layers(model), {type(spec) for spec in adapters.values()}
@@ -85,6 +86,29 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
     write_text(folder / CARD, card)
 
 
+def base_of(folder: str | Path) -> str:
+    """The base that a folder of peft names. Raises UserError where it names none."""
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        raise UserError(f"{folder} is not a folder of peft's: there is no {CONFIG}")
+    config = read_json(path)
+    if not isinstance(config, Mapping) or not isinstance(base := config.get("base_model_name_or_path"), str):
+        raise UserError(f"{path} names no base model: name it with --base")
+    return base
+
+
+def openable(base: str) -> str:
+    """A base's name as peft finds it from anywhere. Raises UserError where it would find none."""
+    folder = shipped(base) if shipped(base).is_dir() else Path(base)
+    if (folder / "config.json").exists() and not is_run_config(read_json(folder / "config.json")):
+        return str(folder.resolve())
+    if folder.is_dir() or not is_hub_name(base):
+        raise UserError(
+            f"peft can open no base model at {base}: merge writes a whole one, or name a folder with --base"
+        )
+    return base
+
+
 def peft_rows(adapters: Mapping[str, Spec], layers: int) -> tuple[mapping.Row, ...]:
     return adapter_rows.rows(adapters, lambda spec: adapter_rows.PEFT, layers, adapter_rows.PEFT_PREFIX)
 
@@ -104,6 +128,42 @@ def _dora_pairs(variables, layers, magnitudes) -> dict:
     return pairs
 
 
+READ = {"peft_type", "r", "lora_alpha", "use_rslora", "use_dora", "base_model_name_or_path"}
+"""Keys whose values are read."""
+OF_TRAINING = {
+    *("task_type", "inference_mode", "target_modules", "lora_dropout", "auto_mapping", "peft_version", "revision"),
+    *(
+        "exclude_modules",
+        "megatron_config",
+        "megatron_core",
+        "runtime_config",
+        "ensure_weight_tying",
+        "qalora_group_size",
+    ),
+    *("eva_config", "corda_config", "loftq_config", "arrow_config", "lora_ga_config", "layers_pattern"),
+}
+"""Keys that change nothing of the function that the weights compute; what other methods' settings need to take
+effect is said by keys that are refused."""
+NEUTRAL: Mapping[str, tuple] = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal")}
+"""Values of further keys that change nothing either; of all others only nothing at all (null, false, empty) does."""
+
+
+def check_known(config: Mapping[str, Any], where: Path) -> None:
+    """Raises UserError for a setting under which the weights would compute another function than is read."""
+    if (kind := config.get("peft_type")) != "LORA":
+        raise UserError(f"{where}: adapters of peft_type {kind} are not supported, only LORA is")
+    for key in ("r", "lora_alpha"):
+        if type(config.get(key)) not in (int, float) or config[key] <= 0:
+            raise UserError(f"{where}: {key} is {config.get(key)!r}, a number above 0 is needed")
+    for key, value in config.items():
+        if key in READ | OF_TRAINING or value in NEUTRAL.get(key, ()) or value in (None, False, "", 0, {}, []):
+            continue
+        changes = (
+            "it trains the residual of changed base weights" if key == "init_lora_weights" else "it is not supported"
+        )
+        raise UserError(f"{where}: {key} is {value!r}: {changes}; a plain LoRA or DoRA of one rank and alpha is read")
+
+
 def import_peft(folder: str | Path, base: str | Path | None = None) -> Model:
     """A model with the LoRA or DoRA of a peft folder.
 
@@ -117,22 +177,17 @@ def import_peft(folder: str | Path, base: str | Path | None = None) -> Model:
       UserError: the folder is none of peft's, its adapter is of another kind, or does not fit the base.
     """
     folder = Path(folder)
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} is not a folder of peft's: there is no {CONFIG}") from None
-    except ValueError as error:
-        raise UserError(f"{folder / CONFIG} is not JSON: {error}") from None
-    if (kind := config.get("peft_type")) != "LORA":
-        raise UserError(f"{folder}: adapters of peft_type {kind} are not supported, only LORA is")
-    for key in ("rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform"):
-        if config.get(key):
-            raise UserError(f"{folder}: {key} is not supported, every projection has one rank and one alpha")
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} is not a folder of peft's: there is no {CONFIG}")
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, Mapping):
+        raise UserError(f"{folder / CONFIG} is not the config of an adapter")
+    check_known(config, folder / CONFIG)
     rank, alpha = config["r"], config["lora_alpha"]
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     spec = DoRA(rank, scale) if config.get("use_dora") else LoRA(rank, scale)
     tensors, _ = read(folder / WEIGHTS)
-    plain, variables = llama(base or config["base_model_name_or_path"])
+    plain, variables = llama(base or base_of(folder))
     adapters = {
         site: spec for site in SITES if any(f".{site.replace('/', '.')}.lora_A.weight" in name for name in tensors)
     }

@@ -39,7 +39,7 @@ def claimed(workdir: Path, config: Config) -> Iterator[dict[str, Any] | None]:
 def _fitting(workdir: Path, config: dict) -> dict[str, Any] | None:
     path = workdir / CONFIG
     if not path.exists():
-        if found := next((name for name in (BASE, RESULTS, CHECKPOINTS) if (workdir / name).exists()), None):
+        if found := next((name for name in (BASE, RESULTS, CHECKPOINTS) if _is_filled(workdir / name)), None):
             raise UserError(f"{workdir} holds {found} without the {CONFIG} of a run; choose another --workdir")
         return None
     old = read_json(path)
@@ -49,6 +49,11 @@ def _fitting(workdir: Path, config: dict) -> dict[str, Any] | None:
         return None
     check_resumable(old, config, f"{workdir} holds a run of another config")
     return old
+
+
+def _is_filled(path: Path) -> bool:
+    """Whether there is a file, or a folder with something in it: an empty one is made before anything is saved."""
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def holds_run(workdir: Path) -> bool:

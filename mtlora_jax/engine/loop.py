@@ -96,6 +96,7 @@ def run(
 
     def save(by: str = "", score: float | None = None) -> None:
         take(workdir, config)
+        record.write(workdir, results)
         if held is None and begin.homeless:
             write_base(workdir, frozen)
         checkpoints.save(step, items(state), meta, score, by)
@@ -111,7 +112,6 @@ def run(
             results["constant"] = workload.constant()
             results["initial"] = {"step": step, "metrics": evaluation()}
             record.score(workload, results["initial"]["metrics"], config.train.best)
-            record.write(workdir, results)
 
         # --- steps; their metrics are read one step late, so that the devices never wait for the host
         since, pending = time.monotonic(), None
@@ -134,7 +134,6 @@ def run(
                             score = record.score(workload, held_out_metrics, config.train.best)
                             seconds, since = time.monotonic() - since, time.monotonic()
                             results = record.with_evaluation(results, step, held_out_metrics, score, seconds)
-                            record.write(workdir, results)
                         save(*score)
                     if stopped and step < config.train.steps:
                         checkpoints.close()

@@ -93,8 +93,5 @@ def closing_table(workload: Workload, results: Mapping[str, Any]) -> str:
         rows.append(("total", metric, "", None, *(m["total"].get(metric) for m in (initial, *evaluated))))
     header = ("task", "metric", "better", "constant", "step 0", *(f"{n} ({results[n]['step']})" for n in shown))
     by = next(iter(results[shown[-1]]["score"]))
-    words = (
-        f"the best step is the one with the highest {by}" if "best" in results else f"no best step: {by} is no number"
-    )
-    notes = [line for line in workload.notes if line]
-    return "\n".join([text_table(header, rows), "", words, *notes])
+    words = "the best step is the one with the highest" if "best" in results else "no step is the best: none has a"
+    return "\n".join([text_table(header, rows), "", f"{words} {by}", *workload.notes])

@@ -1,5 +1,7 @@
 """A trained run: its config, its workload, its weights at a step, and evaluating those again."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,25 +88,12 @@ class Run:
         Raises:
           UserError: no such protocol, or one that writes no predictions.
         """
-        protocols = self.workload.protocols
-        if protocol is not None and protocol not in protocols:
-            raise UserError(f"there is no protocol {protocol}: there are {', '.join(protocols) or 'none'}")
-        if protocol is None and predictions is not None:
-            raise UserError(f"predictions are written by a protocol: add --protocol {' or '.join(protocols) or 'NAME'}")
+        check_protocol(self.workload, protocol, predictions)
         step = self.step(which)
         # By its number: a run that still trains may have a later one by now.
-        variables = self.variables(step)
-        if protocol is not None:
-            metrics = protocols[protocol](variables, predictions)
-            metrics = {**metrics, "total": self.workload.overall(metrics)}
-        else:
-            train = self.config.train
-            batches = prefetched(self.workload.held_out(train.eval_batch_size or train.batch_size))
-            eval_step = make_eval_step(self.workload, self.mesh)
-            metrics = evaluate(self.workload, eval_step, variables, batches, self.mesh)
+        metrics = evaluated(self.workload, self.config, self.mesh, self.variables(step), protocol, predictions)
         path = self.workdir / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
-        rows = [(task, name, value) for task in metrics for name, value in metrics[task].items()]
-        print(text_table(("task", "metric", f"step {step}"), rows), *self.workload.notes, sep="\n")
+        print(metrics_table(metrics, f"step {step}"), *self.workload.notes, sep="\n")
         also = f" and predictions to {predictions}" if predictions else ""
         try:
             write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
@@ -123,6 +112,49 @@ class Run:
         check_resumable(to_json(self.config), to_json(config), f"{self.workdir} was trained otherwise", "leave it")
         config.validate()
         return Run(self.workdir, config)
+
+
+def check_protocol(workload: Workload, protocol: str | None, predictions: Path | None) -> None:
+    """Raises UserError where there is no such protocol, or predictions are asked of none."""
+    known = workload.protocols
+    if protocol is not None and protocol not in known:
+        raise UserError(f"there is no protocol {protocol}: there are {', '.join(known) or 'none'}")
+    if protocol is None and predictions is not None:
+        raise UserError(f"predictions are written by a protocol: add --protocol {' or '.join(known) or 'NAME'}")
+
+
+def evaluated(
+    workload: Workload, config: Config, mesh: Mesh, variables: Mapping, protocol: str | None, predictions: Path | None
+) -> Metrics:
+    """The metrics of a model on the held-out split, by a protocol, or as training evaluates."""
+    if protocol is not None:
+        metrics = workload.protocols[protocol](variables, predictions)
+        return {**metrics, "total": workload.overall(metrics)}
+    train = config.train
+    batches = prefetched(workload.held_out(train.eval_batch_size or train.batch_size))
+    return evaluate(workload, make_eval_step(workload, mesh), variables, batches, mesh)
+
+
+def evaluate_untrained(config: Config, protocol: str | None = None, predictions: Path | None = None) -> Metrics:
+    """Evaluates what a config's run would start from, a base model or adapters from elsewhere, and prints the metrics.
+
+    Raises:
+      UserError: see `Run.evaluate`, and `state.place_weights`.
+    """
+    workload, mesh = workload_of(config), make_mesh(config.mesh)
+    check_protocol(workload, protocol, predictions)
+    weights = place_weights(workload, config, mesh)
+    print(f"weights: {weights.sources}", file=sys.stderr)
+    variables = join(weights.trainable, weights.frozen, weights.mutable)
+    metrics = evaluated(workload, config, mesh, variables, protocol, predictions)
+    print(metrics_table(metrics, "untrained"), *workload.notes, sep="\n")
+    print(f"wrote predictions to {predictions}" if predictions else "nothing is written: there is no run")
+    return metrics
+
+
+def metrics_table(metrics: Metrics, column: str) -> str:
+    rows = [(task, name, value) for task in metrics for name, value in metrics[task].items()]
+    return text_table(("task", "metric", column), rows)
 
 
 def open_run(workdir: str | Path) -> Run:

@@ -137,9 +137,9 @@ def place_weights(
     homeless = base is None
     if homeless and workdir is not None and (workdir / BASE).exists():
         base = read_base(workdir / BASE)
-    borrowed, where = isinstance(base, Borrowed), "the base"
-    if borrowed:
-        base, where = base.fitting(shapes), base.where
+    where = getattr(base, "where", "the base")
+    if borrowed := isinstance(base, Borrowed):
+        base = base.fitting(shapes)
     base = {} if base is None else base
     check_leaves(base, shapes)
 

@@ -16,6 +16,15 @@ def positions_of(segment_ids: jax.Array) -> jax.Array:
     return jnp.where(segment_ids > 0, order - first, 0)
 
 
+def lengths_of(segment_ids: jax.Array) -> jax.Array:
+    """`[B, L]`, how many tokens each token's segment has; of padding it means nothing."""
+    length = segment_ids.shape[1]
+    order = jnp.broadcast_to(jnp.arange(length, dtype=jnp.int32)[None], segment_ids.shape)
+    ends = segment_ids != jnp.pad(segment_ids, ((0, 0), (0, 1)), constant_values=-1)[:, 1:]
+    last = jax.lax.cummin(jnp.where(ends, order, length), axis=1, reverse=True)
+    return jnp.take_along_axis(positions_of(segment_ids), last, axis=1) + 1
+
+
 def causal_mask(segment_ids: jax.Array) -> jax.Array:
     """`[B, L, L]` bool, query by key: which tokens a token sees.
 

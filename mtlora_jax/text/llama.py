@@ -14,8 +14,8 @@ from flax import linen as nn
 from flax import struct
 
 from mtlora_jax.adapters import Dense, Spec
-from mtlora_jax.language.attention import attend, causal_mask, positions_of
-from mtlora_jax.text.rope import RopeScaling, inverse_frequencies, rotate
+from mtlora_jax.language.attention import attend, causal_mask, lengths_of, positions_of
+from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
     f"mlp/{name}_proj" for name in ("gate", "up", "down")
@@ -36,7 +36,7 @@ class Context:
     Attributes:
       positions: `[B, L]`.
       mask: `[B, L, M]` bool, query by key.
-      frequencies: `[H / 2]`, rotary radians a position.
+      frequencies: `[H / 2]` or `[B, L, H / 2]`, rotary radians a position.
       task_id: `[B]` or `[B, L]`, or None.
       train: whether adapter dropout draws from the `dropout` rng stream.
     """
@@ -271,7 +271,8 @@ class Llama(nn.Module):
         """The normed states before the head, `[B, L, D]`; arguments as for a call."""
         tokens = jnp.asarray(tokens)
         segment_ids = jnp.ones(tokens.shape, jnp.int32) if segment_ids is None else jnp.asarray(segment_ids)
-        return self._run(tokens, positions_of(segment_ids), causal_mask(segment_ids), None, task_id, train)[0]
+        positions, lengths = positions_of(segment_ids), lengths_of(segment_ids)
+        return self._run(tokens, positions, lengths, causal_mask(segment_ids), None, task_id, train)[0]
 
     def empty_cache(self, batch: int, length: int) -> Cache:
         """A cache of `length` positions for decoding; see `language.decode`."""
@@ -287,13 +288,14 @@ class Llama(nn.Module):
           mask: `[B, L, M]` bool over the cache's M positions.
           cache: see `empty_cache`.
         """
-        return self._run(tokens, positions, mask, cache, task_id, False)
+        lengths = jnp.broadcast_to(positions.max(1, keepdims=True) + 1, positions.shape)
+        return self._run(tokens, positions, lengths, mask, cache, task_id, False)
 
-    def _run(self, tokens, positions, mask, cache, task_id, train):
+    def _run(self, tokens, positions, lengths, mask, cache, task_id, train):
         s = self.spec
         x = jnp.take(self.embed_tokens.embedding, tokens, axis=0).astype(self.dtype or jnp.float32)
-        frequencies = inverse_frequencies(s.head_width, s.rope_theta, s.rope_scaling, mask.shape[2])
-        x, cache = self.layers(x, cache, Context(positions, mask, jnp.asarray(frequencies), task_id, train))
+        frequencies = frequencies_of(s.head_width, s.rope_theta, s.rope_scaling, lengths)
+        x, cache = self.layers(x, cache, Context(positions, mask, frequencies, task_id, train))
         return self.norm(x[0] if self.is_initializing() else x), cache
 
     def head(self, x: jax.Array) -> jax.Array:

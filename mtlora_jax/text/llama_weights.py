@@ -3,7 +3,6 @@
 Theirs are `[out, in]` tensors of one layer each, ours `[layers, in, out]`.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +13,13 @@ import numpy as np
 
 from mtlora_jax.engine import tables
 from mtlora_jax.errors import UserError
-from mtlora_jax.files import write_json
+from mtlora_jax.files import read_json, write_json
 from mtlora_jax.text.llama import Llama, LlamaSpec, init
 from mtlora_jax.text.rope import RopeScaling
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.mapping import AS_IS, TRANSPOSED, Layout, MappedLeaves, MappedTensors, Row, stacked
 
+CONFIG = "config.json"
 SHARD = 4 << 30
 """Bytes of a written file, at most."""
 
@@ -33,18 +33,17 @@ def read_spec(folder: Path) -> LlamaSpec:
     Raises:
       UserError: there is none, or it describes another kind of model; the message names the file and the key.
     """
-    path = Path(folder) / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no model: there is no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
+    path = Path(folder) / CONFIG
+    if not path.exists():
+        raise UserError(f"{folder} holds no model: there is no {CONFIG}")
+    config = read_json(path)
+    if not isinstance(config, Mapping):
+        raise UserError(f"{path} is not the config of a model")
     try:
         return spec_of(config)
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]} is missing") from None
-    except ValueError as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {error}") from None
 
 
@@ -55,6 +54,9 @@ def spec_of(config: Mapping[str, Any]) -> LlamaSpec:
       KeyError: a size is missing.
       ValueError: the model is of a kind that `Llama` does not compute.
     """
+    if quantised := config.get("quantization_config"):
+        method = quantised.get("quant_method", "some method") if isinstance(quantised, Mapping) else quantised
+        raise ValueError(f"the model is quantised ({method}), which is not read; give the original one")
     kind = config.get("model_type", "llama")
     if kind not in ("llama", "qwen2", "mistral"):
         raise ValueError(f"model_type {kind!r} is not supported: llama, qwen2 and mistral are")
@@ -93,7 +95,8 @@ def _scaling(rope: Mapping[str, Any], positions: int) -> RopeScaling | None:
         return None
     if kind not in ("linear", "dynamic", "llama3"):
         raise ValueError(f"rope scaling {kind!r} is not supported: linear, dynamic and llama3 are")
-    original = rope.get("original_max_position_embeddings") or positions
+    # transformers reads no other length of pretraining for `dynamic` than that of the model.
+    original = positions if kind == "dynamic" else rope.get("original_max_position_embeddings") or positions
     return RopeScaling(
         kind=kind,
         factor=float(rope["factor"]),
@@ -167,26 +170,37 @@ def open_llama(folder: Path) -> tuple[LlamaSpec, MappedLeaves]:
     """A folder's shape and leaves; a leaf is read, in the dtype it is stored in, when it is asked for.
 
     Raises:
-      UserError: the folder lacks a file or a tensor, or holds more than its config says; the message names it.
+      UserError: the folder lacks a file or a tensor, holds more than its config says, or numbers that are quantised;
+        the message names it.
     """
     folder = Path(folder)
     spec = read_spec(folder)
+    tensors = safetensors.open_folder(folder)
+    tensors.dtypes()
+    head, embedding = "lm_head.weight", "model.embed_tokens.weight"
+    if spec.tied and {head, embedding} <= set(tensors) and not np.array_equal(tensors[head], tensors[embedding]):
+        raise UserError(
+            f"{folder}: {CONFIG} says that the head is the embedding, and {head} differs from it: to use it, say "
+            "there that tie_word_embeddings is false"
+        )
     # Old files hold frequencies that are computed here; a tied head is the embedding.
     droppable = (r".*rotary_emb\.inv_freq", *((r"lm_head\.weight",) if spec.tied else ()))
-    tensors = safetensors.open_folder(folder)
     return spec, MappedLeaves(tensors, abstract_leaves(spec), rows(spec.layers), droppable, str(folder))
 
 
-def save_llama(folder: Path, spec: LlamaSpec, params: Mapping, shard: int = SHARD) -> None:
-    """Writes a model as a Hugging Face folder, in the dtype its leaves have.
+def save_llama(
+    folder: Path, spec: LlamaSpec, params: Mapping, shard: int = SHARD, dtypes: Mapping[str, np.dtype] | None = None
+) -> None:
+    """Writes a model as a Hugging Face folder.
 
     Args:
       params: the `params` collection, without adapters.
       shard: bytes of a file, at most; more weights are written as shards with an index.
+      dtypes: of tensors by their names, where they are not their leaves'.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     leaves = tables.flatten({"params": params})
-    tensors = MappedTensors(leaves, rows(spec.layers))
+    tensors = MappedTensors(leaves, rows(spec.layers), dtypes)
     safetensors.write_folder(folder, tensors, tensors.sizes(), shard)
-    write_json(folder / "config.json", config_of(spec, str(np.dtype(next(iter(leaves.values())).dtype))))
+    write_json(folder / CONFIG, config_of(spec, str(np.dtype(next(iter(leaves.values())).dtype))))

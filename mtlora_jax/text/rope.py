@@ -47,15 +47,31 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     return frequencies.astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, frequencies: np.ndarray) -> jax.Array:
+def frequencies_of(head_dim: int, theta: float, scaling: RopeScaling | None, lengths: jax.Array) -> jax.Array:
+    """`inverse_frequencies`, `[H / 2]`, or for `dynamic` scaling `[B, L, H / 2]`: those of each token's own text.
+
+    Args:
+      lengths: `[B, L]`, tokens of the text that a token belongs to.
+    """
+    plain = inverse_frequencies(head_dim, theta, None if scaling is None or scaling.kind == "dynamic" else scaling)
+    if scaling is None or scaling.kind != "dynamic":
+        return jnp.asarray(plain)
+    over = jnp.maximum(lengths, scaling.original).astype(jnp.float32)
+    stretch = scaling.factor * over / scaling.original - (scaling.factor - 1)
+    power = np.arange(0, head_dim, 2, dtype=np.float32) / (head_dim - 2)
+    return plain[None, None] * stretch[..., None] ** -power[None, None]
+
+
+def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
     """Turns every pair (i, i + head_dim / 2) by position times frequency.
 
     Args:
       x: `[B, L, K, head_dim]`.
       positions: `[B, L]`.
-      frequencies: `[head_dim / 2]`.
+      frequencies: `[head_dim / 2]`, or `[B, L, head_dim / 2]`.
     """
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies.reshape(1, 1, 1, -1)
+    frequencies = frequencies.reshape(*(positions.shape if frequencies.ndim == 3 else (1, 1)), 1, -1)
+    angles = positions[..., None, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles).astype(x.dtype), jnp.sin(angles).astype(x.dtype)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

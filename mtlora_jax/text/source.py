@@ -4,7 +4,7 @@ All three give a shape, the folder with the tokenizer, and leaves by path.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtlora_jax import schema
+from mtlora_jax.engine import tables
 from mtlora_jax.engine.borrowed import Borrowed, from_run, run_named
 from mtlora_jax.engine.run import Run, open_run
 from mtlora_jax.errors import UserError
@@ -119,6 +120,22 @@ class AdapterFile:
         if fingerprint({path: np.asarray(stored[path]) for path in stored}, identity(spec)) != self._fingerprint:
             raise UserError(f"{self.path} was trained on another base than {self.base}: their fingerprints differ")
         return Borrowed(Both(stored, self.adapters), str(self.path), only)
+
+
+def write_adapter(
+    path: Path, lora: Mapping[str, Any], adapter: Adapter, tasks: Sequence[str], base: str, digest: str, **more: Any
+) -> None:
+    """Writes what `AdapterFile` reads.
+
+    Args:
+      lora: the adapters' collection.
+      base: what they belong to.
+      digest: its fingerprint.
+      more: whatever JSON should come along.
+    """
+    leaves = {f"lora/{at}": np.asarray(leaf) for at, leaf in tables.flatten(lora).items()}
+    about = {"adapter": schema.encode(adapter, Adapter), "tasks": list(tasks), "init_from": base, "base": digest}
+    safetensors.write(path, leaves, {**more, **about})
 
 
 class Both(Mapping):

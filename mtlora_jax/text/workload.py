@@ -12,20 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mtlora_jax import schema
 from mtlora_jax.adapters import Spec, method_of
-from mtlora_jax.engine import tables
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.language.corpus import Corpus
 from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.language.packing import IGNORE
-from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import forms, held_out, open_corpus, train_batches
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
 from mtlora_jax.text.scoring import protocols
-from mtlora_jax.text.source import identity, source_of
-from mtlora_jax.weights import safetensors
+from mtlora_jax.text.source import ADAPTER_FILE, identity, source_of, write_adapter
 
 NOTE = (
     "accuracy: the share of held-out answers of which every token is the likeliest after the true ones before it; "
@@ -101,16 +97,10 @@ def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mappi
         reason = "the base was trained too" if config.train_base else "the base was drawn from the seed"
         tqdm.write(f"no adapter.safetensors: {reason}, and lies in this run alone; convert takes the run", sys.stderr)
         return ()
-    leaves = {f"lora/{path}": np.asarray(leaf) for path, leaf in tables.flatten(variables["lora"]).items()}
-    about = {
-        "adapter": schema.encode(config.adapter, Adapter),
-        "tasks": list(config.tasks),
-        "template": config.template,
-        "init_from": source.base,
-        **meta,
-    }
-    safetensors.write(workdir / "adapter.safetensors", leaves, about)
-    return ("adapter.safetensors",)
+    path, rest = workdir / ADAPTER_FILE, {key: value for key, value in meta.items() if key != "base"}
+    about = {"template": config.template, **rest}
+    write_adapter(path, variables["lora"], config.adapter, tuple(config.tasks), source.base, meta["base"], **about)
+    return (ADAPTER_FILE,)
 
 
 def average(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -11,10 +11,12 @@ import numpy as np
 from flax import traverse_util
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.listing import listed
 from mtlora_jax.vision.swin import Swin, SwinSpec
 from mtlora_jax.weights import mapping
 from mtlora_jax.weights.hub import read
 from mtlora_jax.weights.mapping import AS_IS, CONV, TRANSPOSED, Row, joined, layer, single
+from mtlora_jax.weights.torch_pickle import CHOSEN
 
 CUBIC_A = -0.75
 """The cubic kernel's parameter in torch's bicubic interpolation."""
@@ -104,6 +106,61 @@ HUGGING_FACE: tuple[Row, ...] = (
     *layer(r"layers_(\d+)/downsample/(norm|reduction)", r"encoder.layers.\1.downsample.\2", TRANSPOSED),
 )
 
+TORCHVISION: tuple[Row, ...] = (
+    *layer("patch_embed/proj", "features.0.0", CONV),
+    *layer("patch_embed/norm", "features.0.2"),
+    # Stages and the merging between them are numbered in one row.
+    *(
+        row
+        for stage in range(8)
+        for here, theirs in [(rf"layers_{stage}/blocks_(\d+)", rf"features.{2 * stage + 1}.\1")]
+        for row in (
+            *layer(rf"{here}/(norm\d)", rf"{theirs}.\2"),
+            *layer(rf"{here}/attn/(qkv|proj)", rf"{theirs}.attn.\2", TRANSPOSED),
+            *layer(rf"{here}/mlp/fc1", rf"{theirs}.mlp.0", TRANSPOSED),
+            *layer(rf"{here}/mlp/fc2", rf"{theirs}.mlp.3", TRANSPOSED),
+            Row(rf"{here}/attn/relative_position_bias_table", (rf"{theirs}.attn.relative_position_bias_table",), TABLE),
+            *layer(rf"layers_{stage}/downsample/(norm|reduction)", rf"features.{2 * stage + 2}.\1", TRANSPOSED),
+        )
+    ),
+)
+
+
+def _merged(x: np.ndarray) -> np.ndarray:
+    """Rows of four neighbours' channels `[C * 4, ...]`, in the order of an unfolding, as the original's `[4 * C, ...]`:
+    by neighbour, down before right."""
+    apart = x.reshape(len(x) // 4, 4, *x.shape[1:])[:, [0, 2, 1, 3]]
+    return np.moveaxis(apart, 1, 0).reshape(x.shape)
+
+
+def _unmerged(x: np.ndarray) -> np.ndarray:
+    """The inverse of `_merged`."""
+    apart = np.moveaxis(x.reshape(4, len(x) // 4, *x.shape[1:]), 0, 1)
+    return apart[:, [0, 2, 1, 3]].reshape(x.shape)
+
+
+UNFOLDED = single(_merged, _unmerged)
+UNFOLDED_KERNEL = single(lambda x: _merged(x.T), lambda x: _unmerged(x).T)
+MMSEG_BLOCK = r"stages.\1.blocks.\2"
+MMSEG: tuple[Row, ...] = (
+    *layer("patch_embed/proj", "patch_embed.projection", CONV),
+    *layer("patch_embed/norm", "patch_embed.norm"),
+    Row("absolute_pos_embed", ("absolute_pos_embed",)),
+    *layer(rf"{BLOCK}/(norm\d)", rf"{MMSEG_BLOCK}.\3"),
+    *layer(rf"{BLOCK}/attn/(qkv|proj)", rf"{MMSEG_BLOCK}.attn.w_msa.\3", TRANSPOSED),
+    *layer(rf"{BLOCK}/mlp/fc1", rf"{MMSEG_BLOCK}.ffn.layers.0.0", TRANSPOSED),
+    *layer(rf"{BLOCK}/mlp/fc2", rf"{MMSEG_BLOCK}.ffn.layers.1", TRANSPOSED),
+    Row(
+        rf"{BLOCK}/attn/relative_position_bias_table",
+        (rf"{MMSEG_BLOCK}.attn.w_msa.relative_position_bias_table",),
+        TABLE,
+    ),
+    Row(r"layers_(\d+)/downsample/reduction/kernel", (r"stages.\1.downsample.reduction.weight",), UNFOLDED_KERNEL),
+    Row(r"layers_(\d+)/downsample/norm/scale", (r"stages.\1.downsample.norm.weight",), UNFOLDED),
+    Row(r"layers_(\d+)/downsample/norm/bias", (r"stages.\1.downsample.norm.bias",), UNFOLDED),
+)
+"""mmsegmentation and mmdetection; they merge patches by unfolding, which orders the channels otherwise."""
+
 OURS: tuple[Row, ...] = (
     Row(r".*/relative_position_bias_table", (r"\g<0>",), TABLE),
     Row(r".*", (r"\g<0>",)),
@@ -117,6 +174,9 @@ DROPPABLE = (
     r"(head|head\.fc|classifier)\.(weight|bias)",
     r"(embeddings\.)?mask_token",
     r"(params/(?!backbone/)|batch_stats/).*",
+    # mmsegmentation's norms of every stage's output and its decoders; SimMIM's decoder
+    r"norm\d\.(weight|bias)",
+    r"(decode_head|auxiliary_head|neck|bbox_head|rpn_head|roi_head|decoder)\..*",
 )
 """Buffers that are computed here, and what sits on a backbone: a classifier with its norm, decoders."""
 
@@ -140,6 +200,8 @@ class Family:
 
 FAMILIES = (
     Family("timm", "patch_embed.proj.weight", TIMM, only=r"layers\.3\.downsample\..*"),
+    Family("torchvision", "features.0.0.weight", TORCHVISION, only=r"features\.1\.0\.attn\.qkv\.weight"),
+    Family("mmsegmentation", "patch_embed.projection.weight", MMSEG),
     Family("Microsoft", "patch_embed.proj.weight", ORIGINAL),
     Family("Hugging Face", "embeddings.patch_embeddings.projection.weight", HUGGING_FACE),
     Family("mtlora_jax", "patch_embed/proj/kernel", OURS),
@@ -183,7 +245,13 @@ def load_backbone(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
     return from_state_dict(read(source)[0], spec, source)
 
 
-def load_weights(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
+class NamedLeaves(dict):
+    """Leaves by path, and in `where` what they are and are from."""
+
+    where = "the base"
+
+
+def load_weights(source: str, spec: SwinSpec) -> NamedLeaves:
     """Everything a source can start a model with.
 
     Returns:
@@ -194,9 +262,15 @@ def load_weights(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
       UserError: see `load_backbone`.
     """
     tensors, about = read(source)
+    family, bare = recognise(tensors, source)
     whole = {} if "model" not in about else {k: x for k, x in tensors.items() if not k.startswith(BACKBONE)}
     backbone = from_state_dict({k: x for k, x in tensors.items() if k not in whole}, spec, source)
-    return whole | {BACKBONE + path: leaf for path, leaf in backbone.items()}
+    found = NamedLeaves(whole | {BACKBONE + path: leaf for path, leaf in backbone.items()})
+    dropped = [] if whole else [key for key in bare if any(re.fullmatch(pattern, key) for pattern in DROPPABLE)]
+    chosen = f" (its {about[CHOSEN]})" if CHOSEN in about else ""
+    left = f", {len(dropped)} of its tensors left: {listed(dropped)}" if dropped else ""
+    found.where = f"{source}{chosen} in {family.name}'s names{left}"
+    return found
 
 
 def from_state_dict(

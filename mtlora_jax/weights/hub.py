@@ -26,11 +26,31 @@ def read(source: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Every tensor of a source by the name it has there, and what the file says beside them: strings, or whatever a
     pickle held.
 
+    Args:
+      source: as for `locate_file`; of a checkpoint that keeps several models, `FILE#NAME` takes that one.
+
     Raises:
       UserError: there is no such thing, it is damaged, or it holds code.
     """
-    path = locate_file(source)
-    return torch_pickle.read(path) if path.suffix in PICKLED else safetensors.read(path)
+    name, container = split_container(str(source))
+    path = locate_file(name)
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    # By what it holds, not by its name: people call torch's files .pth, .ckpt, .pth.tar and more.
+    if head.startswith(torch_pickle.MAGICS):
+        return torch_pickle.read(path, container)
+    if container:
+        raise UserError(f"{path} holds one model: there is nothing to choose with #{container}")
+    return safetensors.read(path)
+
+
+def split_container(source: str) -> tuple[str, str]:
+    """A path, and the part of a checkpoint that `path#part` asks for."""
+    path, mark, container = source.rpartition("#")
+    return (path, container) if mark and path and not Path(source).exists() else (source, "")
 
 
 def locate_file(source: str | Path) -> Path:

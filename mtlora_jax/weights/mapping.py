@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp  # knows how dtypes of ml_dtypes combine
 import numpy as np
 
 from mtlora_jax.errors import UserError
@@ -209,7 +210,11 @@ def our_leaf(get: Callable[[str], np.ndarray], names: tuple[str, ...], layout: L
     count, leaf = len(names) // layout.layers, None
     for i in range(layout.layers):
         layer = layout.load(*map(get, names[i * count : (i + 1) * count]))
-        leaf = np.empty((layout.layers, *layer.shape), layer.dtype) if leaf is None else leaf
+        if leaf is None:
+            leaf = np.empty((layout.layers, *layer.shape), layer.dtype)
+        elif leaf.dtype != layer.dtype:
+            # Layers of two dtypes: what holds both, so that nothing is rounded.
+            leaf = leaf.astype(jnp.promote_types(leaf.dtype, layer.dtype))
         leaf[i] = layer
     return leaf
 
@@ -235,7 +240,7 @@ class MappedLeaves(Mapping):
         where: str = "the checkpoint",
     ):
         rows = tuple(rows)
-        self._source, self._targets, self._where = source, dict(targets), where
+        self._source, self._targets, self.where = source, dict(targets), where
         self._rows = {path: lookup(path, rows) for path in targets}
         wanted = [name for names, _ in self._rows.values() for name in names]
         check_accounted(source, set(wanted), [name for name in wanted if name not in source], droppable, where)
@@ -258,7 +263,7 @@ class MappedLeaves(Mapping):
             tensor = self._source[name]
             if tensor.shape != shapes[name]:
                 raise UserError(
-                    f"{self._where} is of another size: {name} has shape {tensor.shape}, the model needs {shapes[name]}"
+                    f"{self.where} is of another size: {name} has shape {tensor.shape}, the model needs {shapes[name]}"
                 )
             return tensor
 
@@ -266,11 +271,17 @@ class MappedLeaves(Mapping):
 
 
 class MappedTensors(Mapping):
-    """`{their name: array}` of our leaves, made when it is asked for: the inverse of `MappedLeaves`."""
+    """`{their name: array}` of our leaves, made when it is asked for: the inverse of `MappedLeaves`.
 
-    def __init__(self, leaves: Mapping[str, np.ndarray], rows: Iterable[Row]):
+    Args:
+      dtypes: by their name, where it is not the leaf's; values are rounded to it once.
+    """
+
+    def __init__(
+        self, leaves: Mapping[str, np.ndarray], rows: Iterable[Row], dtypes: Mapping[str, np.dtype] | None = None
+    ):
         rows = tuple(rows)
-        self._leaves = leaves
+        self._leaves, self._dtypes = leaves, dtypes or {}
         self._at = {}
         for path in leaves:
             names, layout = lookup(path, rows)
@@ -288,11 +299,16 @@ class MappedTensors(Mapping):
         if layout.layers:
             layer, i = divmod(i, count // layout.layers)
             leaf = leaf[layer]
-        return layout.save(np.asarray(leaf))[i]
+        tensor = layout.save(np.asarray(leaf))[i]
+        return tensor.astype(self._dtypes.get(name, tensor.dtype))
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every tensor; those of one leaf are equally large."""
-        return {name: self._leaves[path].nbytes // count for name, (path, _, count, _) in self._at.items()}
+        """Bytes of every tensor; those of one leaf have equally many numbers."""
+        found = {}
+        for name, (path, _, count, _) in self._at.items():
+            leaf = self._leaves[path]
+            found[name] = leaf.size // count * np.dtype(self._dtypes.get(name, leaf.dtype)).itemsize
+        return found
 
 
 ENTRY = re.compile(r"(.*)\[(\d+)\]")

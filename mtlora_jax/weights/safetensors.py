@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (safetensors looks bfloat16 up in it)
+import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -14,6 +14,8 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.files import replacing, write_json
 from mtlora_jax.weights.fingerprint import fingerprint
 
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+"""The formats of weights, by the names that files have for them."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -32,6 +34,27 @@ class Tensors(Mapping):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def dtypes(self) -> dict[str, np.dtype]:
+        """How every tensor is stored. Raises UserError for a number format that nothing here computes with."""
+        found = {}
+        for path in dict.fromkeys(self.files.values()):
+            try:
+                with safe_open(path, framework="numpy") as file:
+                    there = set(file.keys())
+                    for name in (name for name, of in self.files.items() if of == path):
+                        if name not in there:
+                            raise UserError(f"{path} lacks {name}, which {INDEX} says is in it")
+                        found[name] = file.get_slice(name).get_dtype()
+            except (SafetensorError, OSError) as error:
+                raise _unreadable(path, error) from None
+        if strange := {name: kind for name, kind in found.items() if kind not in DTYPES}:
+            name, kind = next(iter(strange.items()))
+            raise UserError(
+                f"{self.files[name]}: {name} is stored as {kind} ({len(strange)} tensors are such): a quantised model "
+                "is not read; give the original one"
+            )
+        return {name: np.dtype(DTYPES[kind]) for name, kind in found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         path = self.files[name]
@@ -68,11 +91,15 @@ def open_folder(folder: Path) -> Tensors:
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{index} is not an index: it has no weight_map") from None
         files = {name: folder / file for name, file in names.items()}
-        if lost := next((file for file in files.values() if not file.exists()), None):
-            raise UserError(f"{lost} is missing, {index} names it")
+        if lost := [file for file in dict.fromkeys(files.values()) if not file.exists()]:
+            raise UserError(f"{lost[0]} is missing, {index} names it; {len(lost)} of its files are: fetch them")
         return Tensors(files)
     path = folder / WEIGHTS
     if not path.exists():
+        if shards := sorted(folder.glob("*.safetensors")):
+            raise UserError(f"{folder} holds {shards[0].name} and more, but not {INDEX}, which says what is where")
+        if pickled := sorted(folder.glob("*.bin")):
+            raise UserError(f"{folder} holds {pickled[0].name}; models are read from safetensors: save it as those")
         raise UserError(f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}")
     try:
         with safe_open(path, framework="numpy") as file:
@@ -97,6 +124,11 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a file that other libraries read as a torch model's; it appears whole or not at all."""
     with replacing(path) as temporary:
         save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, temporary, metadata={"format": "pt"})
+
+
+def holds_weights(folder: Path) -> list[Path]:
+    """The files of weights in a folder, and their index."""
+    return sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("*.index.json")])
 
 
 def write_folder(folder: Path, tensors: Mapping[str, np.ndarray], sizes: Mapping[str, int], shard: int) -> None:

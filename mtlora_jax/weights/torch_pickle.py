@@ -20,8 +20,13 @@ from mtlora_jax.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-CONTAINERS = ("model", "state_dict", "model_state_dict", "model_state", "module")
-"""Under which keys training scripts keep the state dict beside other things."""
+MAGICS = (ZIP_MAGIC, b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How torch's files begin: as archives of the zip format, or in the one before it as pickles."""
+CONTAINERS = (
+    *("model", "state_dict", "model_state_dict", "model_state", "module", "student", "teacher"),
+    *("model_ema", "ema", "state_dict_ema", "ema_state_dict", "params_ema", "params"),
+)
+"""Under which keys training scripts keep the state dict beside other things, the first that is there is taken."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,7 @@ DTYPES: dict[str, Any] = {
     "uint8": np.uint8,
     "bool": np.bool_,
 }
+CHOSEN = "the state dict that was taken"
 STORAGES = {
     "DoubleStorage": "float64",
     "FloatStorage": "float32",
@@ -197,14 +203,16 @@ class _Unpickler(pickle.Unpickler):
         return self.storage(dtype, str(key), view)
 
 
-def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read(path: str | Path, container: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """A checkpoint's weights, and what lies beside them.
 
     Args:
       path: a file in torch's zip format, or in the one before it.
+      container: which of several state dicts; empty takes the first of `CONTAINERS` that is there.
 
     Returns:
-      The state dict as read-only arrays, and the rest (a config as nested dicts, other objects inert, tensors unread).
+      The state dict as read-only arrays, and the rest (a config as nested dicts, other objects inert, tensors unread);
+      `CHOSEN` in it says which state dict it was and which others there are, where there are several.
 
     Raises:
       UserError: the file is truncated, damaged, no checkpoint, or holds code. Nothing in it is ever executed.
@@ -214,7 +222,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             head = file.read(len(ZIP_MAGIC))
             file.seek(0)
             tree = (_read_zip if head == ZIP_MAGIC else _read_legacy)(file)
-            return _pick(tree)
+            return _pick(tree, container)
     except UserError as error:
         raise UserError(f"{path} is not read: {_one_line(error)}") from None
     except OSError as error:
@@ -230,15 +238,26 @@ def _one_line(error: Exception) -> str:
     return ascii(str(error))[1:-1]
 
 
-def _pick(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _pick(tree: Any, container: str = "") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(tree, Mapping):
         raise UserError("it holds no state dict")
-    found = next((key for key in CONTAINERS if isinstance(tree.get(key), Mapping)), None)
+    there = [key for key, value in tree.items() if _is_state_dict(value)]
+    if container and container not in there:
+        raise UserError(f"it holds no {container}, but {', '.join(map(str, there)) or 'one state dict alone'}")
+    found = container or next((key for key in CONTAINERS if key in there), None)
     weights = tree if found is None else tree[found]
     arrays = {key: value.array() for key, value in weights.items() if isinstance(value, Tensor)}
     if not arrays:
-        raise UserError("it holds no tensors by name")
-    return arrays, {key: value for key, value in tree.items() if key not in arrays and key != found}
+        choose = f"; choose one of {', '.join(map(str, there))} with #NAME behind the path" if there else ""
+        raise UserError(f"it holds no tensors by name{choose}")
+    rest = {key: value for key, value in tree.items() if key not in arrays and key != found}
+    others = [key for key in there if key != found]
+    return arrays, rest | ({CHOSEN: f"{found}, not {', '.join(map(str, others))}"} if others else {})
+
+
+def _is_state_dict(value: Any) -> bool:
+    """Whether all of a mapping are tensors; an optimizer's state has other things among them."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(item, Tensor) for item in value.values())
 
 
 def _read_zip(file: BinaryIO) -> Any:

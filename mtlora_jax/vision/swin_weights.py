@@ -109,6 +109,7 @@ HUGGING_FACE: tuple[Row, ...] = (
 TORCHVISION: tuple[Row, ...] = (
     *layer("patch_embed/proj", "features.0.0", CONV),
     *layer("patch_embed/norm", "features.0.2"),
+    Row("absolute_pos_embed", ("absolute_pos_embed",)),  # which it never has
     # Stages and the merging between them are numbered in one row.
     *(
         row

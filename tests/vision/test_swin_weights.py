@@ -1,6 +1,8 @@
 """Pretrained Swins of three libraries give those libraries' outputs."""
 
 import json
+import re
+import shutil
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from golden import DATA, SWIN, arrays, compiled
 from mtlora_jax.errors import UserError
 from mtlora_jax.vision import swin_weights as weights
 from mtlora_jax.vision.swin import Swin, SwinSpec, swin
-from mtlora_jax.weights import safetensors
+from mtlora_jax.weights import mapping, safetensors
 from mtlora_jax.weights.hub import read
 
 FILES = {
@@ -134,3 +136,70 @@ def test_no_swin_at_all():
 
 def test_abstract_computes_nothing():
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in weights.abstract(swin("large")).values())
+
+
+# --- backbones of other libraries, inside checkpoints of their own
+
+
+def microsoft() -> dict:
+    return read(str(DATA / "swin_microsoft.pth"))[0]
+
+
+def under_names(rows) -> dict:
+    """The model of `swin_microsoft.pth` as another library's state dict."""
+    return mapping.save(weights.load_backbone(str(DATA / "swin_microsoft.pth"), SWIN), rows)
+
+
+def test_torchvision_is_read_by_its_own_names():
+    state = under_names(weights.TORCHVISION)
+    assert {
+        "features.0.0.weight",
+        "features.0.2.bias",
+        "features.1.0.mlp.3.weight",
+        "features.2.reduction.weight",
+    } <= set(state)
+    extra = {
+        "norm.weight": np.zeros(8),
+        "head.weight": np.zeros((3, 8)),
+        "features.1.0.attn.relative_position_index": [0],
+    }
+    again = weights.from_state_dict(state | extra, SWIN)
+    for path, leaf in weights.load_backbone(str(DATA / "swin_microsoft.pth"), SWIN).items():
+        np.testing.assert_array_equal(again[path], leaf)
+    assert weights.infer(state) == weights.infer(microsoft())
+
+
+def test_mmsegmentation_is_read_by_its_own_names_and_order_of_channels():
+    """Its converter's own rule, written out: an unfolding goes by channel, and right before down."""
+    theirs, original = {}, microsoft()
+    for key, value in original.items():
+        name = key.replace("layers.", "stages.", 1).replace("patch_embed.proj.", "patch_embed.projection.")
+        name = name.replace(".attn.", ".attn.w_msa.").replace(".mlp.fc1.", ".ffn.layers.0.0.")
+        name = name.replace(".mlp.fc2.", ".ffn.layers.1.")
+        if "downsample.reduction" in name:
+            out, wide = value.shape
+            value = value.reshape(out, 4, wide // 4)[:, [0, 2, 1, 3]].transpose(0, 2, 1).reshape(out, wide)
+        elif "downsample.norm" in name:
+            value = value.reshape(4, -1)[[0, 2, 1, 3]].T.reshape(-1)
+        theirs[f"backbone.{name}"] = value
+    theirs |= {"backbone.norm0.weight": np.zeros(8), "decode_head.conv_seg.weight": np.zeros((2, 8, 1, 1))}
+    theirs = {key: value for key, value in theirs.items() if not re.match(r"backbone\.(norm|head)\.", key)}
+    again = weights.from_state_dict(theirs, SWIN)
+    for path, leaf in weights.load_backbone(str(DATA / "swin_microsoft.pth"), SWIN).items():
+        np.testing.assert_array_equal(again[path], leaf)
+
+
+def test_the_encoder_of_simmim_is_read_without_its_decoder():
+    state = {f"encoder.{key}": value for key, value in microsoft().items() if not key.startswith("head")}
+    state |= {"encoder.mask_token": np.zeros((1, 1, 8)), "decoder.0.weight": np.zeros((3, 8, 1, 1))}
+    again = weights.from_state_dict(state, SWIN)
+    for path, leaf in weights.load_backbone(str(DATA / "swin_microsoft.pth"), SWIN).items():
+        np.testing.assert_array_equal(again[path], leaf)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.pth.tar", "a", "a.safetensors"])
+def test_a_file_is_read_by_what_it_holds(tmp_path, name):
+    shutil.copy(DATA / "swin_microsoft.pth", tmp_path / name)
+    leaves = weights.load_weights(str(tmp_path / name), SWIN)
+    assert "Microsoft's names" in leaves.where
+    assert "relative_position_index" in leaves.where or "norm.weight" in leaves.where

@@ -4,16 +4,20 @@ import contextlib
 import io
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from golden import DATA
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.weights import hub
 from mtlora_jax.weights import torch_pickle as pth
 from mtlora_jax.weights import torch_pickle_write as pth_write
+from mtlora_jax.weights.torch_pickle import CHOSEN
 
 FILES = ("torch_zip.pth", "torch_legacy.pth")
 """Written by torch 2.13 in both of its formats: the same state dict."""
@@ -167,3 +171,65 @@ def test_what_is_written_reads_back(tmp_path):
     assert rest == {}
     for name, x in given.items():
         np.testing.assert_array_equal(arrays[name], x, strict=True)
+
+
+# --- several models in one file
+
+
+class Storage:
+    """Stands for a storage while it is pickled."""
+
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+
+def several(path, monkeypatch, **models):
+    """Writes `{name: {"w": tensor}}` as torch would; what it names is made up for as long as that takes."""
+    utils, torch = ModuleType("torch._utils"), ModuleType("torch")
+
+    def rebuild(*arguments):
+        raise AssertionError("only its name is needed")
+
+    rebuild.__module__, rebuild.__qualname__, rebuild.__name__ = "torch._utils", *["_rebuild_tensor_v2"] * 2
+    utils._rebuild_tensor_v2 = rebuild
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+
+    class Tensor:
+        def __init__(self, numbers):
+            self.numbers = np.asarray(numbers, np.float32)
+
+        def __reduce__(self):
+            return rebuild, (Storage(self.numbers), 0, self.numbers.shape, (1,), False, None)
+
+    stored = []
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            if not isinstance(value, Storage):
+                return None
+            stored.append(value.numbers)
+            return "storage", torch.FloatStorage, str(len(stored) - 1), "cpu", value.numbers.size
+
+    file = io.BytesIO()
+    Pickler(file, 2).dump({name: {"w": Tensor(numbers)} for name, numbers in models.items()} | {"epoch": 3})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", file.getvalue())
+        for key, numbers in enumerate(stored):
+            archive.writestr(f"a/data/{key}", numbers.tobytes())
+    return str(path)
+
+
+def test_one_of_several_models_may_be_chosen_and_the_others_are_named(tmp_path, monkeypatch):
+    path = several(tmp_path / "a.ckpt", monkeypatch, state_dict=[0, 0], model_ema=[1, 1], teacher_model=[2, 2])
+    tensors, about = hub.read(path)
+    assert tensors["w"].tolist() == [0, 0]
+    assert about[CHOSEN] == "state_dict, not model_ema, teacher_model"
+    for name, number in (("model_ema", 1), ("teacher_model", 2)):
+        assert hub.read(f"{path}#{name}")[0]["w"].tolist() == [number] * 2
+    with pytest.raises(UserError, match="holds no student, but state_dict, model_ema, teacher_model"):
+        hub.read(f"{path}#student")
+    odd = several(tmp_path / "b.pth", monkeypatch, mine=[1, 2], yours=[3, 4])
+    with pytest.raises(UserError, match="choose one of mine, yours with #NAME behind the path"):
+        hub.read(odd)

@@ -1,7 +1,7 @@
 """Inspects text rows before they train: every row encoded, numbers of every task, what the cutoff takes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mtlora_jax.language.tokenizer import Tokenizer
 from mtlora_jax.listing import text_table
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.datasets.commonsense import SIZES, UNCHECKED
-from mtlora_jax.text.examples import tokenizer_of
+from mtlora_jax.text.examples import open_rows, tokenizer_of, unread_lines
 
 QUANTILES = (0.5, 0.9, 0.99, 1.0)
 LISTED = 8
@@ -65,15 +65,34 @@ def check(config: TextConfig, out: Path, expect: str | None = None, workers: int
         raise UserError(f"--expect {expect}: the numbers known are those of commonsense")
     make_workdir(out)
     tokenizer, template, report = tokenizer_of(config), TEMPLATES[config.template], {}
-    for split in ("train", "val"):
-        rows = config.data.open(split, tuple(config.tasks))
+    opened = {split: open_rows(config, split) for split in ("train", "val")}
+    for split, rows in opened.items():
         found = summaries(rows, tokenizer, template, config.cutoff, config.truncation)
         print(f"{split}: {text(found, config.cutoff)}")
-        for line in compare(found, split) if expect else ():
+        for line in (*unread_lines(rows, config.make_tasks(), split), *(compare(found, split) if expect else ())):
             print(line)
         report[split] = as_json(found)
+    for line in repeated(opened):
+        print(line)
     write_json(out / "report.json", report)
     print(f"wrote {out / 'report.json'}")
+
+
+def repeated(splits: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A line for every task and split with rows that ask the same and answer the same more than once, and for every
+    task whose held-out rows are trained on."""
+    lines = []
+    seen = {
+        split: Counter((row.task, row.instruction, row.input, row.output) for row in rows)
+        for split, rows in splits.items()
+    }
+    for split, counts in seen.items():
+        for task, count in Counter(key[0] for key, n in counts.items() if n > 1).items():
+            lines.append(f"{split} {task}: {count} rows are there more than once")
+    train, val = (set(counts) for counts in seen.values())
+    for task, count in Counter(key[0] for key in val & train).items():
+        lines.append(f"{task}: {count} rows are in both {' and '.join(splits)}")
+    return lines
 
 
 def summaries(

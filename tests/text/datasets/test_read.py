@@ -169,3 +169,63 @@ def test_glue_rows_out_of_range_are_one_line(tmp_path, row, message):
 def test_glue_that_is_nowhere_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"holds neither rte/train\.jsonl nor a prepared glue/rte"):
         read_glue(tmp_path, "train", ("rte",))
+
+
+def lines_of(tmp_path, *records):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
+    return path
+
+
+GOOD = {"task": "boolq", "instruction": "q", "output": "true"}
+
+
+def test_rows_that_are_left_out_are_counted_and_named(tmp_path, capsys):
+    path = lines_of(
+        tmp_path,
+        GOOD,
+        {**GOOD, "task": "bolq"},
+        {**GOOD, "task": "bolq"},
+        {**GOOD, "output": "  "},
+        {**GOOD, "output": None},
+        '{"task": "boolq", "instruction": NaN, "output": "true"}',
+    )
+    assert len(read_rows(path, ("boolq", "piqa"))) == 1
+    said = capsys.readouterr().err
+    assert f"{path}: left out 2 rows, task 'bolq' (did you mean boolq?): records 1, 2" in said
+    assert "left out 2 rows, whose output is empty: records 3, 4" in said
+    assert "left out 1 rows, whose instruction is nan: records 5" in said
+
+
+@pytest.mark.parametrize("key", ["conversations", "data"])
+def test_chats_under_other_names_are_told_theirs(tmp_path, key):
+    path = lines_of(tmp_path, {"task": "boolq", key: [{"from": "human", "value": "hi"}]})
+    with pytest.raises(UserError, match=f"a chat in {key} is called messages here"):
+        read_rows(path, ("boolq",))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {**GOOD, "output": "fine \ud83d"},
+        {**GOOD, "input": "\ude00"},
+        {"task": "boolq", "messages": [{"role": "user", "content": "\ud83d"}, {"role": "assistant", "content": "x"}]},
+    ],
+)
+def test_half_an_emoji_is_one_line_with_file_and_row(tmp_path, record):
+    path = lines_of(tmp_path, GOOD, record)
+    with pytest.raises(UserError, match=r"rows\.jsonl, record 1: .* holds half a character"):
+        read_rows(path, ("boolq",))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_of_other_systems_are_read(tmp_path, encoding):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes((json.dumps(GOOD) + "\r\n").encode(encoding))
+    assert len(read_rows(path, ("boolq",))) == 1
+
+
+@pytest.mark.parametrize("messages", [["hi"], [None], [{"role": "user"}], "hi", {}])
+def test_messages_that_are_none_are_one_line(tmp_path, messages):
+    with pytest.raises(UserError, match="record 0: "):
+        read_rows(lines_of(tmp_path, {"task": "boolq", "messages": messages}), ("boolq",))

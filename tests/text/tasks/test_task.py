@@ -8,7 +8,7 @@ import pytest
 
 from mtlora_jax.text.tasks import COMMONSENSE, GLUE, TASKS
 from mtlora_jax.text.tasks.metrics import METRICS
-from mtlora_jax.text.tasks.task import response
+from mtlora_jax.text.tasks.task import Task, response
 
 ANSWERS = json.loads((Path(__file__).parents[2] / "data" / "mtl_lora_answers.json").read_text())
 
@@ -40,6 +40,46 @@ def test_words_that_hold_other_words_are_told_apart():
     assert GLUE["qnli"].extract("not_entailment") == "not_entailment"
     assert GLUE["stsb"].extract("about 3.4 of 5") == "3.4"
     assert GLUE["stsb"].extract("none") == ""
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "wanted"),
+    [
+        (("answer1", "answer2"), "answer12", ""),
+        (("answer1", "answer12"), "it is answer12.", "answer12"),
+        (("entailment", "not_entailment"), "not entailment", "not_entailment"),
+        (("entailment", "not_entailment"), "not-entailment, I think", "not_entailment"),
+        (("no", "yes"), "I know: yes", "yes"),
+        (("false", "true"), "untrue", ""),
+        (("A", "B"), "AB or B", "B"),
+    ],
+)
+def test_an_answer_is_a_whole_word_and_the_longest(answers, text, wanted):
+    assert Task("t", answers).extract(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("output", "answer"),
+    [
+        ("3 boxes of 6 are 18. The answer is 18.0", "18"),
+        ("She earns $1,234,567.50 a year", "1234567.5"),
+        ("10-5=5", "5.0"),
+        ("it falls to -3.5", "-3.5"),
+        ("half of 7 is 3.5 and so 3.5 ... 3.50", "3.5"),
+    ],
+)
+def test_numbers_are_read_and_compared_as_numbers(output, answer):
+    task = Task("gsm8k", ())
+    assert task.reads(output, answer)
+    assert task.metrics_of([task.extract(output)], [answer]) == {"accuracy": 1.0}
+    assert not task.right(task.extract(output), "17")
+
+
+def test_which_answer_counts_is_an_option():
+    text = "Not A, since B is larger; the answer is B"
+    assert Task("aqua", ("A", "B"), extracted="last").extract(text) == "B"
+    assert Task("aqua", ("A", "B")).extract(text) == "A"
+    assert Task("n", (), extracted="first").extract("3 of 5") == "3"
 
 
 def test_metrics_by_hand():

@@ -40,12 +40,10 @@ def predict(run: Run, photos: Sequence[Path], out: Path, step: Step = "last") ->
     The network sees a photo as it sees images in training, at its own square size; its logits go to the photo's size.
 
     Raises:
-      UserError: the run has no dense tasks, or files are no photos, which is told after all others are done.
+      UserError: files are no photos, which is told after all others are done.
     """
     from tqdm import tqdm
 
-    if not isinstance(run.config, VisionConfig):
-        raise UserError(f"{run.workdir} holds no run of dense tasks: {type(run.config).__name__}")
     workload, tasks, variables = run.workload, run.config.make_tasks(), run.variables(step)
     side, preset = run.config.backbone.image_size, run.config.data.transform_preset()
     forward = jax.jit(lambda variables, batch: workload.forward(variables, batch, None)[0])
@@ -117,9 +115,11 @@ def main(argv: list[str]) -> None:
     if missing := [name for name in ("workdir", "image", "out") if not flags[name]]:
         raise UserError(f"--{missing[0]} is missing; see --help")
     more = [argument for argument in rest if not argument.startswith("--")]
-    photos = photos_of([flags["image"], *more])
     process.prepare()
     run = open_trained(flags["workdir"], [argument for argument in rest if argument.startswith("--")])
+    if not isinstance(run.config, VisionConfig):
+        raise UserError(f"{run.workdir} holds no run of dense tasks: {type(run.config).__name__}")
+    photos = photos_of([flags["image"], *more])
     written = predict(run, photos, Path(flags["out"]), flags["step"] or "last")
     print(f"wrote {len(written)} files to {flags['out']}: {listed(path.name for path in written)}")
 

@@ -40,7 +40,7 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
       UserError: peft could not open the base; the method is not a plain LoRA for one task, or has no such task; the
         message gives the reason.
     """
-    adapters, base = adapters_of(model), openable(base)
+    adapters = adapters_of(model)
     if not adapters:
         raise UserError("the model has no adapters to export")
     layers, kinds = adapted_layers(model), {type(spec) for spec in adapters.values()}
@@ -52,6 +52,7 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
             pairs = export(variables, layers, task)
         except CannotMerge as reason:
             raise UserError(f"no plain LoRA is this adapter: {reason}") from None
+    base = openable(base)
     ranks = {path: A.shape[-1] for path, (A, _) in pairs.items()}
     for path, (A, B) in pairs.items():
         where = "/".join(("lora", *path))

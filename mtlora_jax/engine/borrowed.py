@@ -56,6 +56,22 @@ class Borrowed(Mapping):
         return found
 
 
+def check_meaning(leaves: Borrowed, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Raises UserError where adapters would be taken under settings that no leaf holds, such as their scale, other than
+    those they were trained under: they would compute another function.
+
+    Args:
+      ours, theirs: the settings, by their keys in the config.
+    """
+    if not any(path.startswith("lora/") for path in leaves):
+        return
+    if key := next((key for key in ours if ours[key] != theirs[key]), None):
+        raise UserError(
+            f"{leaves.where} has adapters of {key} {theirs[key]}, this run of {ours[key]}: say the same, or leave its "
+            "adapters with --init_only='^(?!lora)'"
+        )
+
+
 def groups(paths: Mapping | list[str]) -> str:
     """Leaves by what they are part of, in words: `params/heads_semseg (6), lora/backbone (40)`."""
     counts: dict[str, int] = {}

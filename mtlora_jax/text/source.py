@@ -14,7 +14,7 @@ import numpy as np
 
 from mtlora_jax import schema
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.borrowed import Borrowed, from_run, run_named
+from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_named
 from mtlora_jax.engine.run import Run, open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.text.adapter import Adapter
@@ -77,6 +77,10 @@ class OfRun:
         return self.run.config.model if self._beginning is None else self._beginning.spec
 
     @property
+    def adapter(self) -> Adapter | None:
+        return self.run.config.adapter
+
+    @property
     def tokenizer(self) -> Path:
         if self.run.config.tokenizer or self._beginning is None:
             return Path(self.run.config.tokenizer)
@@ -120,6 +124,33 @@ class AdapterFile:
         if fingerprint({path: np.asarray(stored[path]) for path in stored}, identity(spec)) != self._fingerprint:
             raise UserError(f"{self.path} was trained on another base than {self.base}: their fingerprints differ")
         return Borrowed(Both(stored, self.adapters), str(self.path), only)
+
+
+def settings(adapter: Adapter, ranks: bool = True) -> dict[str, Any]:
+    """What adapters' leaves do not tell of what they compute, by keys of the config.
+
+    Args:
+      ranks: tell the scale too; it means nothing beside leaves of another rank, which are not taken.
+    """
+    keys = ("method", *({"mtl_lora": ("temperature", "diagonal")}.get(adapter.method, ())))
+    found = {f"adapter.{key}": getattr(adapter, key) for key in keys}
+    return found | ({"adapter.alpha / adapter.rank": adapter.scale} if ranks else {})
+
+
+def leaves_for(adapter: Adapter | None, init_from: str | None, init_only: str) -> Mapping[str, Any] | None:
+    """The leaves that a run with these adapters starts from; None for a model that is drawn.
+
+    Raises:
+      UserError: the source cannot be read, or has adapters that would mean something else here.
+    """
+    source = source_of(init_from)
+    if source is None:
+        return None
+    leaves = source.leaves(init_only)
+    if isinstance(leaves, Borrowed) and None not in (adapter, source.adapter):
+        equal = adapter.rank == source.adapter.rank
+        check_meaning(leaves, settings(adapter, equal), settings(source.adapter, equal))
+    return leaves
 
 
 def write_adapter(

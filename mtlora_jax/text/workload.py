@@ -21,7 +21,7 @@ from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import forms, held_out, open_corpus, train_batches
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
 from mtlora_jax.text.scoring import protocols
-from mtlora_jax.text.source import ADAPTER_FILE, identity, source_of, write_adapter
+from mtlora_jax.text.source import ADAPTER_FILE, identity, leaves_for, source_of, write_adapter
 
 NOTE = (
     "accuracy: the share of held-out answers of which every token is the likeliest after the true ones before it; "
@@ -71,7 +71,7 @@ def make_workload(config: TextConfig) -> Workload:
         },
         abstract_batch=partial(abstract_batch, config),
         init=partial(init, model),
-        load_base=lambda: None if (source := source_of(config.init_from)) is None else source.leaves(config.init_only),
+        load_base=partial(leaves_for, config.adapter, config.init_from, config.init_only),
         forward=partial(forward, model),
         sums=partial(sums, names),
         measure=partial(measure, names),

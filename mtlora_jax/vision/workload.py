@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mtlora_jax.engine.borrowed import from_run, run_named
+from mtlora_jax.engine.borrowed import check_meaning, from_run, run_named
 from mtlora_jax.engine.evaluate import constant_metrics
 from mtlora_jax.engine.run import open_run
 from mtlora_jax.engine.workload import Objective, Workload
@@ -44,6 +45,10 @@ def axes(placement: Placement | None) -> tuple[tuple[str, tuple[str | None, ...]
     return kernels if placement is None else kernels + adapters
 
 
+NOTE = (
+    "evaluation normalises heads by running statistics of about the last ten batches: while the learning rate is high "
+    "these lag behind, and a loss early in training is worse than the model"
+)
 SHOWN = 3
 """Examples in the picture of all tasks."""
 
@@ -103,6 +108,7 @@ def make_workload(config: VisionConfig) -> Workload:
             objectives, measure, partial(constant, tasks), opened("train"), opened("val")
         ),
         pictures=partial(pictures, tasks, side),
+        notes=(NOTE,),
         overall=partial(overall, config),
         best="delta_m" if config.baselines else None,
         protocols={
@@ -135,12 +141,25 @@ def load_base(config: VisionConfig) -> dict[str, np.ndarray] | None:
         return None
     if named := run_named(config.init_from):
         directory, step = named
-        return from_run(open_run(directory), step, config.init_only)
+        run = open_run(directory)
+        leaves = from_run(run, step, config.init_only)
+        theirs = getattr(run.config, "placement", None)
+        if config.placement is not None and theirs is not None:
+            check_meaning(leaves, settings(config.placement, theirs), settings(theirs, config.placement))
+        return leaves
     if config.init_only:
         raise UserError("init_only says what is taken of another run; a pretrained model is taken whole")
     from mtlora_jax.vision.swin_weights import load_weights
 
     return load_weights(config.init_from, config.backbone)
+
+
+def settings(placement: Placement, other: Placement) -> dict[str, Any]:
+    """What adapters' leaves do not tell of what they compute; scales mean nothing beside leaves of another rank, which
+    are not taken."""
+    equal = (placement.shared_rank, placement.task_rank) == (other.shared_rank, other.task_rank)
+    keys = ("mode", "task_base", "task_residual", *(("shared_scale", "task_scale") if equal else ()))
+    return {f"placement.{key}": getattr(placement, key) for key in keys}
 
 
 def forward(model: DenseModel, variables: Mapping, batch: Mapping, key: jax.Array | None):

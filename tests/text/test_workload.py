@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import optax
 import pytest
+from small_text import CONFIG, TASKS, write_base
 
-from mtlora_jax.config import Mesh, Optim, Train
+from mtlora_jax.config import Mesh
 from mtlora_jax.convert import to_mtl_lora_reference
 from mtlora_jax.convert.language_files import merge_task, read_model
 from mtlora_jax.convert.peft import export_peft, import_peft
@@ -22,28 +23,13 @@ from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.packing import Packed, lay_out
 from mtlora_jax.text.adapter import Adapter
-from mtlora_jax.text.config import FileData, MicroworldData, TaskConfig, TextConfig
+from mtlora_jax.text.config import FileData, TaskConfig
 from mtlora_jax.text.examples import open_corpus
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.llama_weights import save_llama
 from mtlora_jax.text.workload import make_workload
-from mtlora_jax.weights.hub import shipped
 
 pytestmark = pytest.mark.slow
-
-TASKS = ("boolq", "ARC-Easy", "winogrande")
-CONFIG = TextConfig(
-    model=LlamaSpec(vocab_size=1024, hidden=16, intermediate=32, layers=2, heads=4, kv_heads=2, tied=True),
-    tokenizer=str(shipped("microworld")),
-    adapter=Adapter(
-        rank=2, alpha=2.0, dropout=0.0, sites=("self_attn/[qv]_proj", "mlp/down_proj"), experts=2, embedding=4
-    ),
-    tasks={task: TaskConfig() for task in TASKS},
-    cutoff=80,
-    data=MicroworldData(train_length=24, val_length=3),
-    optim=Optim(lr=1e-2, schedule="linear", weight_decay=0.0, clip_norm=1.0),
-    train=Train(steps=2, batch_size=8, workers=0),
-)
 
 
 def filled(workload, seed=0):
@@ -139,12 +125,7 @@ def keeping(optimizer):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """A random model with the embedded tokenizer, as a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("base")
-    save_llama(folder, CONFIG.model, make_workload(CONFIG).init(3)["params"])
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder / name).write_bytes((shipped("microworld") / name).read_bytes())
-    return folder
+    return write_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.native import decoded_at
 from mtlora_jax.vision.tasks.task import Task, save_numbers
 
-LARGEST = 1024
+LARGEST = 512
 """Pixels along a side of a cell of the picture of all tasks."""
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 """Which files of a folder are photos."""
@@ -120,8 +120,9 @@ def main(argv: list[str]) -> None:
     if not isinstance(run.config, VisionConfig):
         raise UserError(f"{run.workdir} holds no run of dense tasks: {type(run.config).__name__}")
     photos = photos_of([flags["image"], *more])
-    written = predict(run, photos, Path(flags["out"]), flags["step"] or "last")
-    print(f"wrote {len(written)} files to {flags['out']}: {listed(path.name for path in written)}")
+    out = Path(flags["out"])
+    written = predict(run, photos, out, flags["step"] or "last")
+    print(f"wrote {len(written)} files to {out}: {listed(str(path.relative_to(out)) for path in written)}")
 
 
 if __name__ == "__main__":

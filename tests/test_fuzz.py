@@ -1,4 +1,4 @@
-"""Thousands of damaged files and random configs, from fixed seeds: no traceback, and one line that names file or key."""
+"""Damaged files and random configs, thousands from fixed seeds: no traceback, and one line that names file or key."""
 
 import json
 import random

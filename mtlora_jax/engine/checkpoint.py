@@ -21,12 +21,12 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from mtlora_jax.engine.digest import digest
 from mtlora_jax.engine.tables import flatten
-from mtlora_jax.errors import UserError
+from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import finite
 
 META = "meta"
 STRAGGLING = 0.3
-"""Seconds that reads may outlive a failed restore."""
+"""Seconds that reads and writes may outlive one of them that failed."""
 
 State = Mapping[str, Any]
 
@@ -137,13 +137,15 @@ class Checkpoints:
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Writing may fail in any layer and any way: disk full, no permission, quota."""
-        try:
-            yield
-        except Exception as error:
-            raise UserError(
-                f"no checkpoint can be written to {self.directory}: {_root_cause(error)}; checkpoints written before "
-                "are whole: make room, and the same command resumes"
-            ) from None
+        with _stragglers_ignored():
+            try:
+                yield
+                return
+            except Exception as error:
+                reason = _root_cause(error)
+            time.sleep(STRAGGLING)
+            gc.collect()
+        raise UserError(f"no checkpoint can be written to {self.directory}: {reason}")
 
     def restore(self, abstract: State, step: int | None = None) -> Restored:
         """Reads the newest checkpoint that is whole, or the one of a given step.
@@ -221,7 +223,7 @@ class Checkpoints:
 
 @contextmanager
 def _stragglers_ignored() -> Iterator[None]:
-    """Orbax gives up at the first leaf it cannot read. Reads under way then end in a closed event loop,
+    """Orbax gives up at the first leaf it cannot read or write. What is under way then ends in a closed event loop,
     coroutines are dropped half-way, and Python reports each on stderr, past any `except`."""
     report = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
@@ -234,7 +236,7 @@ def _stragglers_ignored() -> Iterator[None]:
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+    return of_the_system(error) or f"{type(error).__name__}: {one_line(error)[:120]}"
 
 
 def _describe(tree: Any) -> dict[str, dict]:

@@ -73,6 +73,10 @@ def run(
       held: the config of what the workdir holds; None for nothing.
       results: those so far.
     """
+    # --- what it reads, which is sooner found missing than a model is made
+    batches = workload.train_batches(config.train.batch_size)
+    held_out = workload.held_out(config.train.eval_batch_size or config.train.batch_size)
+
     # --- where it starts
     begin = start(workload, config, mesh, None if held is None else workdir)
     checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=config.train.keep)
@@ -82,11 +86,9 @@ def run(
     if first > config.train.steps:
         raise UserError(f"{workdir} has done {first} steps already: give more with --train.steps, or another --workdir")
 
-    # --- what it computes and reads
+    # --- what it computes
     train_step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, mesh)
     eval_step = make_eval_step(workload, mesh)
-    batches = workload.train_batches(config.train.batch_size)
-    held_out = workload.held_out(config.train.eval_batch_size or config.train.batch_size)
     meta = {"config": to_json(config), "base": begin.fingerprint}
 
     def evaluation() -> Metrics:

@@ -68,29 +68,37 @@ def with_legend(picture: np.ndarray, legends: Mapping[str, Sequence[tuple[str, S
     Args:
       picture: uint8 `[H, W, 3]`.
       legends: `{name: ((words, (red, green, blue)), ...)}`; names without any are left out.
+
+    Returns:
+      uint8 `[H + lines, W, 3]`; wider than the panel only where one entry alone would not fit.
     """
     size = text_size(picture.shape[1] // max(len(legends), 1))
     font = ImageFont.load_default(size)
     left = GAP + max((round(font.getlength(name)) for name in legends), default=0) + 2 * GAP
-    drawn: list[tuple[float, int, str, Sequence[int] | None]] = []
+
+    def width_of(words: str) -> float:
+        return size + GAP / 2 + font.getlength(words) + 2 * GAP
+
+    widest = max((width_of(words) for entries in legends.values() for words, _ in entries), default=0)
+    width = max(picture.shape[1], round(left + widest))
+    # Where everything goes: column, line, words, and the colour of the square before them.
+    places: list[tuple[float, int, str, Sequence[int] | None]] = []
     line = 0
     for name, entries in legends.items():
         if not entries:
             continue
-        drawn.append((GAP, line, name, None))
+        places.append((GAP, line, name, None))
         x: float = left
         for words, colour in entries:
-            width = size + GAP / 2 + font.getlength(words) + 2 * GAP
-            if x > left and x + width > picture.shape[1]:
+            if x > left and x + width_of(words) > width:
                 x, line = left, line + 1
-            drawn.append((x, line, words, colour))
-            x += width
+            places.append((x, line, words, colour))
+            x += width_of(words)
         line += 1
-    height = picture.shape[0] + line * (size + GAP) + GAP
-    sheet = Image.new("RGB", (picture.shape[1], height), PAPER)
+    sheet = Image.new("RGB", (width, picture.shape[0] + line * (size + GAP) + GAP), PAPER)
     sheet.paste(_image(picture))
     draw = ImageDraw.Draw(sheet)
-    for x, row, words, colour in drawn:
+    for x, row, words, colour in places:
         y = picture.shape[0] + row * (size + GAP)
         if colour is not None:
             draw.rectangle((x, y, x + size, y + size), tuple(colour), INK)

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mtlora_jax.errors import UserError
+from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import replacing, write_json
 from mtlora_jax.weights.fingerprint import fingerprint
 
@@ -117,13 +117,13 @@ def write(path: str | Path, leaves: Mapping[str, np.ndarray], about: Mapping[str
     about = {**about, "fingerprint": fingerprint(leaves)}
     with replacing(path) as temporary:
         arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in leaves.items()}
-        save_file(arrays, temporary, {key: json.dumps(value) for key, value in about.items()})
+        _save(arrays, temporary, {key: json.dumps(value) for key, value in about.items()})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a file that other libraries read as a torch model's; it appears whole or not at all."""
     with replacing(path) as temporary:
-        save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, temporary, metadata={"format": "pt"})
+        _save({n: np.ascontiguousarray(x) for n, x in tensors.items()}, temporary, {"format": "pt"})
 
 
 def holds_weights(folder: Path) -> list[Path]:
@@ -154,6 +154,15 @@ def write_folder(folder: Path, tensors: Mapping[str, np.ndarray], sizes: Mapping
         weight_map |= dict.fromkeys(names, file)
     if len(files) > 1:
         write_json(folder / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
+
+
+def _save(arrays: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
+    try:
+        save_file(dict(arrays), path, dict(metadata))
+    except SafetensorError as error:
+        raise UserError(
+            f"{path.parent}: weights cannot be written: {of_the_system(error) or one_line(error)}"
+        ) from None
 
 
 def _unreadable(path: str | Path, error: Exception) -> UserError:

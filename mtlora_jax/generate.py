@@ -23,7 +23,7 @@ from mtlora_jax.language.encode import encode_prompt
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.examples import tokenizer_of
+from mtlora_jax.text.examples import stops_of, tokenizer_of
 from mtlora_jax.text.workload import make_model
 
 
@@ -57,11 +57,12 @@ def answers(
         raise UserError(f"--form takes {', '.join(known)}, not {form}")
     model, tokenizer, variables = make_model(config), tokenizer_of(config), run.variables(step)
     task_id = np.array([list(config.tasks).index(task)], np.int32)
+    ends = {"eos": tokenizer.eos, "stops": stops_of(config)}
     for line in lines:
         row = question(task, line.rstrip("\n").replace("\\n", "\n"), form)
         prompt = encode_prompt(row, tokenizer, TEMPLATES[config.template], evaluating=True)
         tokens, mask = pad_left([prompt], tokenizer.pad)
-        out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=max_new_tokens, eos=tokenizer.eos)
+        out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=max_new_tokens, **ends)
         yield tokenizer.decode(np.asarray(out)[0].tolist())
 
 

@@ -128,12 +128,18 @@ VALUES = (
 )
 
 
-@pytest.mark.parametrize("recipe", ["scenes_mtlora", "pascal_mtlora_r64", "commonsense_llama2_7b", "text_pretrain"])
+RECIPES = (
+    *("scenes_mtlora", "scenes_pretrain", "scenes_tiny", "pascal_mtlora_r64", "nyud_mtlora_r64"),
+    *("text_mtl_lora", "text_pretrain", "commonsense_llama2_7b", "glue_llama2_7b"),
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_random_configs(recipe):
     config = load_config(f"configs/{recipe}.py")
     names, rng = sorted(keys(config)), random.Random(0)
     accepted = 0
-    for _ in range(400):
+    for _ in range(600):
         chosen = rng.sample(names, rng.choice((1, 1, 2)))
         chosen = [name[: rng.randrange(1, len(name))] if rng.random() < 0.1 else name for name in chosen]
         arguments = [f"--{name}={rng.choice(VALUES)}" for name in chosen]
@@ -144,4 +150,4 @@ def test_random_configs(recipe):
         said = refusal(use)
         accepted += said is None
         assert said is None or len(" ".join(said.split())) > 10, (arguments, said)
-    assert 10 < accepted < 390
+    assert 10 < accepted < 590

@@ -108,7 +108,9 @@ def _each(one, what: str, path: Path, leaves, kernel, bias):
     for _ in range(kernel.ndim - 2):
         one = jax.vmap(one)
     try:
-        return one(leaves, kernel, bias)
+        # What is merged is read for years: products of full precision, also where an accelerator prefers less.
+        with jax.default_matmul_precision("highest"):
+            return one(leaves, kernel, bias)
     except CannotMerge as reason:
         raise CannotMerge(f"{'/'.join(path)} cannot be {what}: {reason}") from None
 

@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ examples:
   python -m mtlora_jax.convert merge runs/text_mtl_lora merged_boolq --task boolq
   python -m mtlora_jax.convert to-peft runs/text_mtl_lora peft_boolq --task boolq --base /models/llama
   python -m mtlora_jax.convert from-peft peft_boolq boolq.safetensors
-Every file written as .safetensors can be a recipe's init_from.
+Every file written as .safetensors can be a recipe's init_from. Of a run, what has moved since it was trained is said
+like any key of its config: --init_from=DIR.
 """
 
 
@@ -67,7 +69,7 @@ def reference(source: str, out: Path, cfg: str | None, tasks: str | None, datase
     return f"a model of {tasks}; {len(jax.tree.leaves(variables))} leaves from {len(tensors)} tensors"
 
 
-def to_reference(source: str, out: Path, step: str) -> str:
+def to_reference(source: str, out: Path, step: str, arguments: Sequence[str] = ()) -> str:
     """A model or a run, as the reference would have saved it."""
     from mtlora_jax.convert import to_mtlora_reference
     from mtlora_jax.convert.files import read_model
@@ -76,7 +78,7 @@ def to_reference(source: str, out: Path, step: str) -> str:
 
     if out.suffix != ".pth":
         raise UserError(f"{out}: the reference reads .pth files")
-    tensors = to_mtlora_reference(*rename(*read_model(source, step), THEIRS))
+    tensors = to_mtlora_reference(*rename(*read_model(source, step, arguments), THEIRS))
     torch_pickle_write.write(out, tensors)
     return f"{len(tensors)} tensors in the reference's names"
 
@@ -91,17 +93,19 @@ def is_language(source: str) -> bool:
     return isinstance(open_run(source).config, TextConfig)
 
 
-def to_peft(source: str, out: Path, task: str | None, base: str | None, step: str) -> str:
+def to_peft(
+    source: str, out: Path, task: str | None, base: str | None, step: str, arguments: Sequence[str] = ()
+) -> str:
     """One task of a language run's adapters, as a folder that the peft library loads."""
     from mtlora_jax.convert.language_files import read_model
     from mtlora_jax.convert.peft import export_peft
 
-    model, variables, found = read_model(source, base, step)
+    model, variables, found = read_model(source, base, step, arguments)
     export_peft(out, model, variables, task, found)
     return f"{task or 'the adapters'} for {found}, exactly"
 
 
-def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str) -> str:
+def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str, arguments: Sequence[str] = ()) -> str:
     """A language run's adapters, as the MTL-LoRA reference would have saved them."""
     from mtlora_jax.convert import to_mtl_lora_reference as convert
     from mtlora_jax.convert.language_files import read_model
@@ -109,7 +113,7 @@ def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str) -
 
     if out.suffix != ".pt":
         raise UserError(f"{out}: the reference reads .pt files")
-    model, variables, _ = read_model(source, base, step)
+    model, variables, _ = read_model(source, base, step, arguments)
     tensors = convert(model, variables)
     torch_pickle_write.write(out, tensors, container=None)
     return f"{len(tensors)} tensors in the reference's names"
@@ -136,21 +140,28 @@ def from_mtl_lora_reference(source: str, out: Path, base: str | None, hyper: str
 
 
 def merge(
-    source: str, out: Path, task: str | None, step: str, base: str | None, dtype: str | None, overwrite: bool
+    source: str,
+    out: Path,
+    task: str | None,
+    step: str,
+    base: str | None,
+    dtype: str | None,
+    overwrite: bool,
+    arguments: Sequence[str] = (),
 ) -> str:
     """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head, or as a
     Hugging Face folder."""
     if is_language(source):
         from mtlora_jax.convert.language_files import merge_task
 
-        return merge_task(source, out, task, base, step, dtype, overwrite)
+        return merge_task(source, out, task, base, step, dtype, overwrite, arguments)
     if base is not None or dtype is not None:
         raise UserError("--base and --dtype are of language models")
     from mtlora_jax.adapters import CannotMerge
     from mtlora_jax.convert.files import read_model, write_model
     from mtlora_jax.vision.fold import adapted, export_task, fold
 
-    model, variables = read_model(source, step)
+    model, variables = read_model(source, step, arguments)
     before = adapted(model)
     try:
         model, variables = fold(model, variables) if task is None else export_task(model, variables, task)
@@ -161,6 +172,8 @@ def merge(
     return f"{len(before) - len(left)} of {len(before)} adapters folded into kernels, {len(left)} left"
 
 
+READ_RUNS = (to_reference, merge, to_peft, to_mtl_lora_reference)
+"""What reads runs takes overrides of their configs, such as `--init_from=DIR` for a base that has moved."""
 STEP = {"step": "which checkpoint of a run: best, last, or a step's number"}
 BASE = {"base": "the base model, if it has moved"}
 
@@ -226,8 +239,13 @@ def parser() -> argparse.ArgumentParser:
 
 @fail_cleanly()
 def main(argv: list[str]) -> None:
-    arguments = vars(parser().parse_args([at_home(argument) for argument in argv]))
+    known, rest = parser().parse_known_args([at_home(argument) for argument in argv])
+    arguments = vars(known)
     run, out = arguments.pop("run"), arguments["out"]
+    if rest and run not in READ_RUNS:
+        raise UserError(f"unknown argument {rest[0]}; --help lists those there are")
+    if rest:
+        arguments["arguments"] = rest
     arguments.pop("command")
     if not out.parent.is_dir():
         raise UserError(f"there is no directory {out.parent} to write {out.name} to")

@@ -2,7 +2,7 @@
 
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,21 @@ def write_model(path: str | Path, model: DenseModel, variables: Mapping[str, Any
     safetensors.write(path, leaves, {"source": source, "model": about})
 
 
-def read_model(path: str | Path, step: Step = "last") -> tuple[DenseModel, dict[str, Any]]:
+def read_model(
+    path: str | Path, step: Step = "last", arguments: Sequence[str] = ()
+) -> tuple[DenseModel, dict[str, Any]]:
     """A model and its variables, from a file of `write_model` or the directory of a run.
 
     Args:
       step: which checkpoint of a run.
+      arguments: overrides of a run's config, such as `--init_from=FILE`.
 
     Raises:
       UserError: neither of the two, damaged, or leaves that do not fit the model.
     """
     path = Path(path)
     if path.is_dir():
-        return _read_run(path, step)
+        return _read_run(path, step, arguments)
     leaves, about = read(path)
     if "model" not in about or not isinstance(about["model"], str):
         raise UserError(f"{path} holds no whole model: make one with python -m mtlora_jax.convert reference")
@@ -58,13 +61,13 @@ def read_model(path: str | Path, step: Step = "last") -> tuple[DenseModel, dict[
     return model, traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def _read_run(workdir: Path, step: Step) -> tuple[DenseModel, dict[str, Any]]:
+def _read_run(workdir: Path, step: Step, arguments: Sequence[str]) -> tuple[DenseModel, dict[str, Any]]:
     # The training machinery is large, and only this way in needs it.
-    from mtlora_jax.engine.run import open_run
+    from mtlora_jax.cli import open_trained
     from mtlora_jax.vision.config import VisionConfig
     from mtlora_jax.vision.workload import make_model
 
-    run = open_run(workdir)
+    run = open_trained(workdir, arguments)
     if not isinstance(run.config, VisionConfig):
         raise UserError(f"{workdir} holds no run of dense tasks: {type(run.config).__name__}")
     return make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))

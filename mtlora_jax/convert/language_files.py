@@ -1,8 +1,7 @@
 """Language models of runs, and of the adapter files that runs leave: adapters with all that is needed to use them."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from mtlora_jax.adapters import CannotMerge, merge
+from mtlora_jax.cli import open_trained
 from mtlora_jax.convert.effect import check_acts, check_merged
 from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers, adapters_of
 from mtlora_jax.convert.llama_folder import write_folder
@@ -33,23 +33,24 @@ OPTIONS = ("up_projections", "temperature", "diagonal", "experts", "embedding")
 """Options of `Adapter` that methods call alike."""
 
 
-def read_model(path: str | Path, base: str | None = None, step: Step = "last") -> tuple[*Model, str]:
+def read_model(
+    path: str | Path, base: str | None = None, step: Step = "last", arguments: Sequence[str] = ()
+) -> tuple[*Model, str]:
     """`(model, variables, base)` of a run's directory, or of an `adapter.safetensors`.
 
     Args:
       base: the base model, where it no longer lies where the adapter file says.
       step: which checkpoint of a run.
+      arguments: overrides of a run's config, such as `--init_from=DIR`.
 
     Raises:
       UserError: neither of the two, damaged, or the base is not the one that the adapters were trained on.
     """
     path = Path(path)
     if path.is_dir():
-        run = open_run(path)
+        run = open_trained(path, [*arguments, *([f"--init_from={base}"] if base else [])])
         if not isinstance(run.config, TextConfig):
             raise UserError(f"{path} holds no run of a language model: {type(run.config).__name__}")
-        if base is not None:
-            run = run.changed(replace(run.config, init_from=base))
         model, variables = make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))
         begun = source_of(run.config.init_from)
         source = (None if begun is None else begun.base) or str(path)
@@ -80,6 +81,7 @@ def merge_task(
     step: Step = "last",
     dtype: str | None = None,
     overwrite: bool = False,
+    arguments: Sequence[str] = (),
 ) -> str:
     """Writes a plain model with one task's adapters folded into its kernels, as a Hugging Face folder.
 
@@ -91,7 +93,7 @@ def merge_task(
     Raises:
       UserError: see `read_model`; or the method does not merge.
     """
-    model, variables, found = read_model(source, base, step)
+    model, variables, found = read_model(source, base, step, arguments)
     folder = None if Path(found) == Path(source) else locate_folder(found)
     check_out(out, overwrite, *([] if folder is None else [folder]), Path(source))
     layers = adapted_layers(model)

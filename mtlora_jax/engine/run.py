@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from mtlora_jax.config import Config, check_resumable, from_json, is_run_config, to_json
@@ -75,6 +76,8 @@ class Run:
         wanted = {"trainable": weights.trainable, "mutable": weights.mutable}
         found = self._checkpoints.restore(wanted, step)
         check_base(found.meta, weights.fingerprint, self.workdir)
+        count = len(jax.tree.leaves(found.state))
+        print(f"{self.workdir} at step {step}: {count} leaves from its checkpoint; {weights.sources}", file=sys.stderr)
         return join(found.state["trainable"], weights.frozen, found.state["mutable"])
 
     def evaluate(self, which: Step = "last", protocol: str | None = None, predictions: Path | None = None) -> Metrics:

@@ -12,7 +12,7 @@ from flax import linen as nn
 from mtlora_jax.language.attention import causal_mask, positions_of
 
 
-@partial(jax.jit, static_argnames=("model", "max_new_tokens", "eos"))
+@partial(jax.jit, static_argnames=("model", "max_new_tokens", "eos", "stops"))
 def greedy(
     model: nn.Module,
     variables: Mapping[str, Any],
@@ -22,6 +22,7 @@ def greedy(
     *,
     max_new_tokens: int,
     eos: int,
+    stops: tuple[int, ...] = (),
 ) -> jax.Array:
     """The likeliest continuation of every prompt, token by token; tasks may be mixed in a batch.
 
@@ -32,6 +33,7 @@ def greedy(
       task_id: `[B]`, for adapters that know tasks.
       max_new_tokens: how many tokens are decoded, at most.
       eos: ends a text; whatever follows it is eos too.
+      stops: further tokens that end a text.
 
     Returns:
       `[B, max_new_tokens]` ids. Decoding stops once every text has ended.
@@ -56,11 +58,14 @@ def greedy(
         seen = jnp.concatenate([attention_mask > 0, jnp.ones((B, max_new_tokens), bool)], axis=1)[:, None] & filled
         states, cache = extend(token[:, None], (length + i - 1)[:, None], seen, cache)
         token = jnp.where(ended, eos, choose(states))
-        return i + 1, out.at[:, i].set(token), token, ended | (token == eos), cache
+        return i + 1, out.at[:, i].set(token), token, ended | ends(token), cache
+
+    def ends(token: jax.Array) -> jax.Array:
+        return jnp.isin(token, jnp.array([eos, *stops], jnp.int32))
 
     token = choose(states)
     out = jnp.full((B, max_new_tokens), eos, jnp.int32).at[:, 0].set(token)
-    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, token, token == eos, cache))[1]
+    return jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, token, ends(token), cache))[1]
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad: int, multiple: int = 32) -> tuple[np.ndarray, np.ndarray]:

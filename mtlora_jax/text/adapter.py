@@ -45,7 +45,8 @@ class Adapter:
 
     @property
     def scale(self) -> float:
-        return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
+        rank = max(self.rank, 1)  # DoRA's 0 has no update to scale; other methods refuse it
+        return self.alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
 
     def spec(self, tasks: tuple[str, ...]) -> Spec:
         """The method's hyper-parameters, for these tasks. Raises ValueError for values out of range."""

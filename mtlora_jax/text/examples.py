@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import read_json
 from mtlora_jax.input.protocols import Batches
 from mtlora_jax.language.corpus import Corpus, corpus
 from mtlora_jax.language.encode import encode_rows
@@ -28,6 +29,17 @@ def tokenizer_of(config: TextConfig) -> Tokenizer:
     if not config.chat_template:
         tokenizer.chat_template = None
     return tokenizer
+
+
+def stops_of(config: TextConfig) -> tuple[int, ...]:
+    """The tokens that end a text by the pretrained model's own settings, as they do in transformers."""
+    source = source_of(config.init_from)
+    folder = None if source is None else source.tokenizer
+    found: set[int] = set()
+    for path in () if folder is None else (folder / "generation_config.json", folder / "config.json"):
+        ids = read_json(path).get("eos_token_id") if path.is_file() else None
+        found |= set(ids if isinstance(ids, list) else () if ids is None else (ids,))
+    return tuple(sorted(found))
 
 
 def open_rows(config: TextConfig, split: str) -> list[Row]:

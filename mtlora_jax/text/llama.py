@@ -232,9 +232,13 @@ class Llama(nn.Module):
             self.lm_head = Head(s.vocab_size)
 
     def check_table(self) -> None:
-        """Raises ValueError for a row of `adapters` that matches no projection."""
+        """Raises ValueError for a row of `adapters` that matches no projection, or is no regular expression."""
         for regex, _ in self.adapters:
-            if not any(re.search(regex, site) for site in SITES):
+            try:
+                found = any(re.search(regex, site) for site in SITES)
+            except re.error as error:
+                raise ValueError(f"adapter row {regex!r} is not a regular expression: {error}") from None
+            if not found:
                 raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(SITES)}")
 
     def _stack(self) -> Any:

@@ -19,7 +19,7 @@ from mtlora_jax.language.packing import lay_out
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.examples import scored_rows, tokenizer_of
+from mtlora_jax.text.examples import scored_rows, stops_of, tokenizer_of
 from mtlora_jax.text.llama import Llama
 from mtlora_jax.text.tasks.task import Task, response
 
@@ -48,7 +48,7 @@ def by_generation(config: TextConfig, model: Llama, variables: Mapping, folder: 
     prompts = [encode_prompt(row, tokenizer, template, evaluating=True) for row in rows]
     lengths = np.array([len(prompt) for prompt in prompts])
     decoded = np.array([tasks[row.task].max_new_tokens for row in rows])
-    written = [""] * len(rows)
+    written, stops = [""] * len(rows), stops_of(config)
     for count in sorted(set(decoded.tolist())):
         own = np.flatnonzero(decoded == count)
         for places in _batches(lengths[own], _size(config), f"decoding up to {count} tokens"):
@@ -56,7 +56,8 @@ def by_generation(config: TextConfig, model: Llama, variables: Mapping, folder: 
             batch, full = own[places], own[np.resize(places, _size(config))]
             tokens, mask = pad_left([prompts[i] for i in full], tokenizer.pad)
             task_id = np.array([ids[rows[i].task] for i in full], np.int32)
-            out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=count, eos=tokenizer.eos)
+            ends = {"eos": tokenizer.eos, "stops": stops}
+            out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=count, **ends)
             for i, answer in zip(batch, np.asarray(out), strict=False):
                 written[i] = tokenizer.decode(answer.tolist())
     strict = [tasks[row.task].extract(response(text)) for row, text in zip(rows, written, strict=True)]

@@ -73,7 +73,12 @@ class SwinSpec:
 
     def problems(self) -> str | None:
         """Why no such backbone exists, in one line, or None."""
-        if len(self.heads) != self.stages:
+        sizes = {name: getattr(self, name) for name in ("image_size", "window", "dim", "patch", "mlp_ratio")}
+        sizes["1 - drop_path"] = 1 - self.drop_path
+        sizes |= {f"{name}[{i}]": n for name in ("depths", "heads") for i, n in enumerate(getattr(self, name))}
+        if bad := next((name for name, size in sizes.items() if not 0 < size < 1e6), None):
+            return f"{bad} must be above 0, not {sizes[bad]}"
+        if not self.stages or len(self.heads) != self.stages:
             return f"{self.stages} depths but {len(self.heads)} head counts"
         if self.image_size % (self.patch * 2 ** (self.stages - 1)):
             step = self.patch * 2 ** (self.stages - 1)

@@ -189,6 +189,9 @@ def test_decoding_stops_at_the_end_of_a_text():
     out = np.asarray(greedy(model, variables, tokens, mask, task_id, max_new_tokens=6, eos=eos))
     first = free[0].tolist().index(eos)
     assert out[0].tolist() == free[0, :first].tolist() + [eos] * (6 - first)
+    # A model may know several ends, as transformers' generation settings list them.
+    out = np.asarray(greedy(model, variables, tokens, mask, task_id, max_new_tokens=6, eos=-1, stops=(eos,)))
+    assert out[0].tolist() == [*free[0, : first + 1].tolist(), *[-1] * (5 - first)]
 
 
 # --- what a user can get wrong

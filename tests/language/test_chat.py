@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.generate import question
 from mtlora_jax.language.encode import encode, encode_prompt
 from mtlora_jax.language.rows import Row
 from mtlora_jax.language.templates import TEMPLATES
@@ -76,3 +77,13 @@ def test_ids_beyond_the_pieces_decode_to_the_unknown_one(tmp_path):
     tokenizer = load_tokenizer(tmp_path)
     ids = tokenizer.encode("a clear day")
     assert tokenizer.decode([*ids, tokenizer.vocab_size + 7]).startswith("a clear day")
+
+
+@pytest.mark.parametrize(
+    ("form", "prompt"), [("instruction", None), ("prompt", "hi"), ("chat", "### User:"), ("pair", None)]
+)
+def test_what_is_typed_is_asked_in_the_form_that_was_trained(form, prompt):
+    row = question("t", "hi", form)
+    assert (row.prompt or "").startswith(prompt or "")
+    assert bool(row.messages) == (form == "chat")
+    assert row.instruction == ("t: hi" if form == "pair" else "hi")

@@ -96,7 +96,7 @@ class Run:
         # By its number: a run that still trains may have a later one by now.
         metrics = evaluated(self.workload, self.config, self.mesh, self.variables(step), protocol, predictions)
         path = self.workdir / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
-        print(metrics_table(metrics, f"step {step}"), *self.workload.notes, sep="\n")
+        print(metrics_table(metrics, f"step {step}"), *(self.workload.notes if protocol is None else ()), sep="\n")
         also = f" and predictions to {predictions}" if predictions else ""
         try:
             write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
@@ -150,7 +150,7 @@ def evaluate_untrained(config: Config, protocol: str | None = None, predictions:
     print(f"weights: {weights.sources}", file=sys.stderr)
     variables = join(weights.trainable, weights.frozen, weights.mutable)
     metrics = evaluated(workload, config, mesh, variables, protocol, predictions)
-    print(metrics_table(metrics, "untrained"), *workload.notes, sep="\n")
+    print(metrics_table(metrics, "untrained"), *(workload.notes if protocol is None else ()), sep="\n")
     print(f"wrote predictions to {predictions}" if predictions else "nothing is written: there is no run")
     return metrics
 

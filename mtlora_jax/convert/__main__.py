@@ -101,6 +101,7 @@ def to_peft(
     from mtlora_jax.convert.peft import export_peft
 
     model, variables, found = read_model(source, base, step, arguments)
+    check_out(out, True, Path(found))
     export_peft(out, model, variables, task, found)
     return f"{task or 'the adapters'} for {found}, exactly"
 

@@ -1,15 +1,17 @@
 """Starting from another run: which of its leaves a model takes, and which it draws anew."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mtlora_jax.config import is_run_config
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.claim import CONFIG
 from mtlora_jax.errors import UserError
+from mtlora_jax.files import read_json
 from mtlora_jax.listing import listed
 
 
@@ -72,7 +74,7 @@ def check_meaning(leaves: Borrowed, ours: Mapping[str, Any], theirs: Mapping[str
         )
 
 
-def groups(paths: Mapping | list[str]) -> str:
+def groups(paths: Iterable[str]) -> str:
     """Leaves by what they are part of, in words: `params/heads_semseg (6), lora/backbone (40)`."""
     counts: dict[str, int] = {}
     for path in paths:
@@ -87,9 +89,6 @@ def run_named(source: str | None) -> tuple[Path, str] | None:
         return None
     for directory, step in ((source, "last"), source.rpartition("@")[::2]):
         if directory and (Path(directory) / CONFIG).is_file():
-            from mtlora_jax.config import is_run_config
-            from mtlora_jax.files import read_json
-
             return (Path(directory), step) if is_run_config(read_json(Path(directory) / CONFIG)) else None
     return None
 

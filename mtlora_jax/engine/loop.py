@@ -96,6 +96,13 @@ def run(
         log.evaluation(step, metrics)
         return metrics
 
+    def scored(results: Mapping) -> tuple[tuple[str, float], dict]:
+        nonlocal since
+        metrics = evaluation()
+        score = record.score(workload, metrics, config.train.best)
+        seconds, since = time.monotonic() - since, time.monotonic()
+        return score, record.with_evaluation(results, step, metrics, score, seconds)
+
     def save(by: str = "", score: float | None = None) -> None:
         take(workdir, config)
         record.write(workdir, results)
@@ -132,16 +139,15 @@ def run(
                         report(log, *pending)
                         pending, score = None, ()
                         if evaluates:
-                            held_out_metrics = evaluation()
-                            score = record.score(workload, held_out_metrics, config.train.best)
-                            seconds, since = time.monotonic() - since, time.monotonic()
-                            results = record.with_evaluation(results, step, held_out_metrics, score, seconds)
+                            score, results = scored(results)
                         save(*score)
                     if stopped and step < config.train.steps:
                         checkpoints.close()
                         raise Interrupted(
                             f"stopped and saved at step {step}; the same command resumes", EXIT_CODES[stopped]
                         )
+            if results.get("last", {}).get("step") != step:  # saved before it could be evaluated
+                results = scored(results)[1]
             checkpoints.close()
         except NotFinite as error:
             raise UserError(f"{error}; {way_on(workdir, checkpoints)}") from None
@@ -169,7 +175,7 @@ def run(
 def close(workload: Workload, workdir: Path, results: dict) -> dict:
     """Prints a finished run's table, and where everything lies."""
     print(record.closing_table(workload, results))
-    names = ("results.json", "metrics.jsonl", "curves.png", "pictures", "checkpoints", *results["artifacts"])
+    names = ("results.json", "metrics.jsonl", "curves.png", "pictures", "checkpoints", *results.get("artifacts", ()))
     print(f"wrote {', '.join(name for name in names if (workdir / name).exists())} to {workdir}", file=sys.stderr)
     return results
 

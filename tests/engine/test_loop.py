@@ -144,6 +144,24 @@ def test_a_failure_to_write_is_one_line_and_the_same_command_resumes(whole, tmp_
     assert run(config, tmp_path)["last"] == whole[1]["last"]
 
 
+def test_a_held_out_file_that_cannot_be_read_loses_no_step_and_no_evaluation(whole, tmp_path):
+    class Broken:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            asked.append(i)
+            # The first evaluation is of step 0, the second of the last one.
+            if len(asked) > 1:
+                raise UserError("semseg: /data/7.png: cannot be decoded")
+            return line.make_workload(CONFIG).held_out(64)[i]
+
+    asked = []
+    with pytest.raises(UserError, match=r"7\.png: cannot be decoded; .* is saved at step 6, and the same command"):
+        run(CONFIG, tmp_path, held_out=lambda B: Broken())
+    assert run(CONFIG, tmp_path)["last"] == whole[1]["last"]
+
+
 def test_what_is_not_a_number_is_never_the_best_and_null_in_files(tmp_path, capsys):
     strange = line.make_workload(CONFIG).objectives["line"]
     objectives = {"line": replace(strange, compute=lambda sums: {"error": math.nan})}

@@ -232,7 +232,7 @@ class Llama(nn.Module):
             self.lm_head = Head(s.vocab_size)
 
     def check_table(self) -> None:
-        """Raises ValueError for a row of `adapters` that matches no projection, or is no regular expression."""
+        """Raises ValueError for a row of `adapters` that matches no projection, or cannot be read."""
         for regex, _ in self.adapters:
             try:
                 found = any(re.search(regex, site) for site in SITES)

@@ -11,6 +11,7 @@ from mtlora_jax.cli import at_home, fail_cleanly
 from mtlora_jax.convert.out import check_out
 from mtlora_jax.engine import process
 from mtlora_jax.errors import UserError
+from mtlora_jax.weights.safetensors import metadata
 
 EPILOG = """\
 examples:
@@ -85,8 +86,8 @@ def to_reference(source: str, out: Path, step: str, arguments: Sequence[str] = (
 
 def is_language(source: str) -> bool:
     """Whether a source is of a language model: an adapter file, or the directory of such a run."""
-    if source.endswith("adapter.safetensors") or not Path(source).is_dir():
-        return source.endswith("adapter.safetensors")
+    if not Path(source).is_dir():
+        return "adapter" in metadata(source)
     from mtlora_jax.engine.run import open_run
     from mtlora_jax.text.config import TextConfig
 
@@ -137,7 +138,10 @@ def from_mtl_lora_reference(source: str, out: Path, base: str | None, hyper: str
 
     if base is None or hyper is None:
         raise UserError("the reference's files tell neither: give the base as --base, and its settings as --hyper FILE")
-    return adapter_file(out, *mtl_lora_reference(base, source, read_json(hyper)), base, source)
+    told = read_json(hyper)
+    if not isinstance(told, dict):
+        raise UserError(f"{hyper} holds no settings by name")
+    return adapter_file(out, *mtl_lora_reference(base, source, told), base, source)
 
 
 def merge(

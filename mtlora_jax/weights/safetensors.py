@@ -78,6 +78,15 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise _unreadable(path, error) from None
 
 
+def metadata(path: str | Path) -> dict[str, str]:
+    """What a file says beside its tensors; nothing of a file of another format."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
 def open_folder(folder: Path) -> Tensors:
     """The tensors of a Hugging Face folder: of `model.safetensors`, or of the shards that its index names.
 

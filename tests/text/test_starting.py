@@ -143,9 +143,14 @@ def test_a_folder_of_peft_comes_in_trains_on_and_is_evaluated(run, base, tmp_pat
     assert "is not a folder of peft's" in capsys.readouterr().err
 
 
-def test_an_adapter_file_is_a_start_for_the_same_tasks(run):
+def test_an_adapter_file_is_a_start_for_the_same_tasks(run, tmp_path):
     config, workdir, results = run
-    begun = replace(config, init_from=str(workdir / "adapter.safetensors"))
+    # By what it holds, whatever it is called.
+    renamed = tmp_path / "mine.safetensors"
+    renamed.write_bytes((workdir / "adapter.safetensors").read_bytes())
+    convert(["merge", str(renamed), str(tmp_path / "merged"), "--task", "boolq"])
+    assert (tmp_path / "merged" / "tokenizer.json").exists()
+    begun = replace(config, init_from=str(renamed))
     metrics = evaluate_untrained(begun)
     for task in TASKS:
         assert metrics[task] == pytest.approx(results["last"]["metrics"][task], abs=1e-5)

@@ -131,7 +131,7 @@ def whole(plane: np.ndarray, path: Path) -> np.ndarray:
     """Whole numbers as integers, also where a file has them as floats. Raises UserError for fractions."""
     if plane.dtype.kind != "f":
         return plane
-    if not np.array_equal(plane, np.rint(plane)):
+    if not (np.isfinite(plane).all() and np.array_equal(plane, np.rint(plane))):
         raise UserError(f"{path}: classes are whole numbers, these are not")
     return plane.astype(np.int64)
 

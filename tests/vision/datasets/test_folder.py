@@ -120,6 +120,8 @@ def test_gaps_make_examples_invalid_for_a_task(root):
     [
         ("semseg", np.full(SIZES[0], 9, np.uint8), "class 9 is not one of 0..6"),
         ("edges", np.full(SIZES[0], 2, np.uint8), "class 2 is not one of 0..1"),
+        ("semseg", np.full(SIZES[0], np.inf), "classes are whole numbers"),
+        ("semseg", np.full(SIZES[0], np.nan), "classes are whole numbers"),
         ("semseg", np.full(SIZES[0], -1), "class -1"),
         ("semseg", np.full(SIZES[0], 0.5), "whole numbers"),
         ("normals", np.full((*SIZES[0], 3), 2.0), "unit vectors"),

@@ -111,7 +111,11 @@ def run(
         checkpoints.save(step, items(state), meta, score, by)
 
     first_record = -1 if held is None else first
-    with Interrupts() as interrupts, Log(workdir, config.train.steps, first_record, config.train.log_every) as log:
+    with (
+        Interrupts() as interrupts,
+        Log(workdir, config.train.steps, first_record, config.train.log_every) as log,
+        Loader(batches, config, first) as loader,
+    ):
         for notice in (*begin.notices, *resumed(config, held, checkpoints, first)):
             log.say(notice)
 
@@ -125,27 +129,26 @@ def run(
         # --- steps; their metrics are read one step late, so that the devices never wait for the host
         since, pending = time.monotonic(), None
         try:
-            with Loader(batches, config, first) as loader:
-                for step, batch in loader.until(config.train.steps):
-                    state, metrics = train_step(state, frozen, put_batch(batch, mesh))
-                    if pending is not None:
-                        report(log, *pending)
-                    pending = step, metrics, batch, batches
+            for step, batch in loader.until(config.train.steps):
+                state, metrics = train_step(state, frozen, put_batch(batch, mesh))
+                if pending is not None:
+                    report(log, *pending)
+                pending = step, metrics, batch, batches
 
-                    evaluates = step == config.train.steps or due(step, config.train.eval_every)
-                    stopped = interrupts.received
-                    if evaluates or stopped or due(step, config.train.checkpoint_every):
-                        # Nothing is saved before this step's metrics are seen finite.
-                        report(log, *pending)
-                        pending, score = None, ()
-                        if evaluates:
-                            score, results = scored(results)
-                        save(*score)
-                    if stopped and step < config.train.steps:
-                        checkpoints.close()
-                        raise Interrupted(
-                            f"stopped and saved at step {step}; the same command resumes", EXIT_CODES[stopped]
-                        )
+                evaluates = step == config.train.steps or due(step, config.train.eval_every)
+                stopped = interrupts.received
+                if evaluates or stopped or due(step, config.train.checkpoint_every):
+                    # Nothing is saved before this step's metrics are seen finite.
+                    report(log, *pending)
+                    pending, score = None, ()
+                    if evaluates:
+                        score, results = scored(results)
+                    save(*score)
+                if stopped and step < config.train.steps:
+                    checkpoints.close()
+                    raise Interrupted(
+                        f"stopped and saved at step {step}; the same command resumes", EXIT_CODES[stopped]
+                    )
             if results.get("last", {}).get("step") != step:  # saved before it could be evaluated
                 results = scored(results)[1]
             checkpoints.close()

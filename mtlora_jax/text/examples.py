@@ -52,14 +52,6 @@ def open_rows(config: TextConfig, split: str) -> list[Row]:
     return [named(row, tasks[row.task]) for row in config.data.open(split, tuple(tasks))]
 
 
-def forms(config: TextConfig) -> dict[str, str]:
-    """The form in which each task's first training row is asked; see `language.rows`."""
-    found: dict[str, str] = {}
-    for row in config.data.open("train", tuple(config.tasks)):
-        found.setdefault(row.task, row.form)
-    return found
-
-
 def named(row: Row, task: Task) -> Row:
     """A row whose label is a word's number, 0 for the first, with the word in its place."""
     label = row.answer.strip()
@@ -112,15 +104,20 @@ def scored_rows(config: TextConfig) -> list[Row]:
     return kept
 
 
-def open_corpus(config: TextConfig, split: str) -> Corpus:
+def open_corpus(config: TextConfig, split: str, forms: dict[str, str] | None = None) -> Corpus:
     """The examples of a split as tokens, `train`, or the part of `val` that evaluation during training reads; says what
     the cutoff took, if anything.
+
+    Args:
+      forms: gets the form in which each task's first row is asked; see `language.rows`.
 
     Raises:
       UserError: the data cannot be opened, or a task has no example left.
     """
     tasks = tuple(config.tasks)
     rows = open_rows(config, split)
+    for row in rows if forms is not None else ():
+        forms.setdefault(row.task, row.form)
     if split == "val":
         for line in unread_lines(rows, config.make_tasks(), split):
             print(line, file=sys.stderr)

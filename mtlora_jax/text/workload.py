@@ -18,7 +18,7 @@ from mtlora_jax.language.corpus import Corpus
 from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.language.packing import IGNORE
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.examples import forms, held_out, open_corpus, train_batches
+from mtlora_jax.text.examples import held_out, open_corpus, train_batches
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
 from mtlora_jax.text.scoring import protocols
 from mtlora_jax.text.source import ADAPTER_FILE, identity, leaves_for, source_of, write_adapter
@@ -63,7 +63,8 @@ def make_model(config: TextConfig) -> Llama:
 def make_workload(config: TextConfig) -> Workload:
     """The functions of a `TextConfig`."""
     model, names = make_model(config), tuple(config.tasks)
-    opened = cache(partial(open_corpus, config))
+    forms: dict[str, str] = {}
+    opened = cache(partial(open_corpus, config, forms=forms))
     return Workload(
         objectives={
             name: Objective(task.weight, mean_loss, accuracy, "accuracy", higher_is_better=True)
@@ -83,7 +84,7 @@ def make_workload(config: TextConfig) -> Workload:
         artifacts=partial(artifacts, config),
         overall=average,
         axes=axes(model.spec, model.adapters),
-        about=lambda: {"forms": forms(config)},
+        about=lambda: {"forms": dict(forms)},
         identity=identity(model.spec),
         notes=(NOTE,),
         protocols=protocols(config, model, partial(forward, model)),

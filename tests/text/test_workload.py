@@ -146,6 +146,7 @@ def test_a_run_scores_every_task_and_leaves_its_adapters(run):
     assert max(results["constant"][task]["accuracy"] for task in TASKS) > 0.3
     assert results["last"]["metrics"]["total"]["loss"] < results["initial"]["metrics"]["total"]["loss"]
     assert (workdir / "adapter.safetensors").exists()
+    assert results["about"] == {"forms": dict.fromkeys(TASKS, "instruction")}
     ids = [json.loads(line)["ids"] for line in (workdir / "metrics.jsonl").read_text().splitlines() if "ids" in line]
     assert np.array(ids[0]).max() < 72
     assert isinstance(make_workload(config).train_batches(8), Packed)

@@ -90,8 +90,8 @@ class OfRun:
         return from_run(self.run, self.step, only)
 
 
-class AdapterFile:
-    """The adapters of a run, and the base they belong to.
+class AdapterFile(Folder):
+    """The adapters of a run, and the folder of the base they belong to.
 
     Args:
       path: an `adapter.safetensors`.
@@ -108,15 +108,8 @@ class AdapterFile:
             raise UserError(f"{path} is not an adapter file of a run: a finished run leaves one, {ADAPTER_FILE}")
         told = {key: json.loads(about[key]) for key in ("adapter", "tasks", "init_from", "base")}
         self.adapter: Adapter = schema.decode(told["adapter"], Adapter, "adapter")
-        self.tasks, self.base, self._fingerprint = tuple(told["tasks"]), base or told["init_from"], told["base"]
-
-    @property
-    def spec(self) -> LlamaSpec:
-        return read_spec(locate_folder(self.base))
-
-    @property
-    def tokenizer(self) -> Path:
-        return locate_folder(self.base)
+        super().__init__(base or told["init_from"])
+        self.tasks, self._fingerprint = tuple(told["tasks"]), told["base"]
 
     def leaves(self, only: str = "") -> Borrowed:
         """Those of the base and of the adapters. Raises UserError where it is another base."""

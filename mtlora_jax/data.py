@@ -15,7 +15,6 @@ from pathlib import Path
 from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
 from mtlora_jax.config import Config
 from mtlora_jax.domains import domain_of
-from mtlora_jax.engine import process
 from mtlora_jax.errors import UserError
 
 
@@ -68,6 +67,8 @@ def main(argv: Sequence[str]) -> None:
     command, *rest = argv
     if command not in COMMANDS:
         raise UserError(f"no command {command}: there are {', '.join(COMMANDS)}")
+    from mtlora_jax.engine import process
+
     process.prepare()
     COMMANDS[command](rest)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from mtlora_jax.cli import at_home, fail_cleanly
 from mtlora_jax.convert.out import check_out
-from mtlora_jax.engine import process
 from mtlora_jax.errors import UserError
 from mtlora_jax.weights.safetensors import metadata
 
@@ -256,6 +255,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"there is no directory {out.parent} to write {out.name} to")
     overwrite = arguments["overwrite"] if run is merge else arguments.pop("overwrite")
     check_out(out, overwrite, Path(arguments["source"]))
+    from mtlora_jax.engine import process
+
     process.prepare()
     print(f"wrote {out}: {run(**arguments)}")
 

@@ -44,7 +44,7 @@ def score(workload: Workload, metrics: Metrics, by: str = "") -> tuple[str, floa
         return MEAN_SCORE, sum(signed.values()) / len(signed)
     if by == "loss":
         return "negative total loss", -metrics["total"]["loss"]
-    known = {f"{task}": value for task, value in signed.items()} | {**metrics["total"]}
+    known = signed | dict(metrics["total"])
     if by not in known:
         raise UserError(f"train.best: there is no {by}: there are mean, {', '.join(known)}")
     return by, known[by]

@@ -1,6 +1,7 @@
 """What a text run trains and is scored on: its tokenizer, its rows as tokens, and batches of them."""
 
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -64,23 +65,30 @@ def named(row: Row, task: Task) -> Row:
     return replace(row, answer=word, output=word) if row.output.strip() == label else row
 
 
-def unread_rows(rows: Sequence[Row], tasks: Mapping[str, Task]) -> list[int]:
-    """Numbers of the rows whose own output is not read as their own answer: no model could be right on them."""
-    return [i for i, row in enumerate(rows) if not tasks[row.task].reads(row.output, row.answer)]
+def unread_rows(rows: Sequence[Row], tasks: Mapping[str, Task]) -> dict[str, list[int]]:
+    """Numbers of the rows whose own output is not read as their answer, by task: no model could be right on them."""
+    found: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        if not tasks[row.task].reads(row.output, row.answer):
+            found.setdefault(row.task, []).append(i)
+    return found
 
 
 def unread_lines(rows: Sequence[Row], tasks: Mapping[str, Task], split: str) -> list[str]:
     """A line for every task that has such rows."""
-    lines = []
-    for name in tasks:
-        if unread := [rows[i] for i in unread_rows(rows, tasks) if rows[i].task == name]:
-            total, first = sum(row.task == name for row in rows), unread[0]
-            lines.append(
-                f"{split} {name}: of {len(unread)} of {total} rows the own output is not read as the answer, such as "
-                f"{_shortened(first.output)!r} for {first.answer!r}; say the words with --tasks.{name}.answers, or "
-                f"--tasks.{name}.extracted=last"
-            )
-    return lines
+    totals = Counter(row.task for row in rows)
+    return [
+        _unread_line(task, rows[numbers[0]], len(numbers), totals[task], split)
+        for task, numbers in unread_rows(rows, tasks).items()
+    ]
+
+
+def _unread_line(task: str, first: Row, count: int, total: int, split: str) -> str:
+    return (
+        f"{split} {task}: of {count} of {total} rows the own output is not read as the answer, such as "
+        f"{_shortened(first.output)!r} for {first.answer!r}; say the words with --tasks.{task}.answers, or "
+        f"--tasks.{task}.extracted=last"
+    )
 
 
 def _shortened(text: str, most: int = 60) -> str:
@@ -94,14 +102,13 @@ def scored_rows(config: TextConfig) -> list[Row]:
       UserError: a task has none.
     """
     tasks, rows = config.make_tasks(), open_rows(config, "val")
+    unread, totals = unread_rows(rows, tasks), Counter(row.task for row in rows)
+    if lost := next((task for task, numbers in unread.items() if len(numbers) == totals[task]), None):
+        raise UserError(_unread_line(lost, rows[unread[lost][0]], len(unread[lost]), totals[lost], "val"))
     for line in unread_lines(rows, tasks, "val"):
         print(f"{line}; they are left out", file=sys.stderr)
-    unread = set(unread_rows(rows, tasks))
-    kept = [row for i, row in enumerate(rows) if i not in unread]
-    for name in tasks:
-        if not any(row.task == name for row in kept):
-            raise UserError(unread_lines(rows, {name: tasks[name]}, "val")[0])
-    return kept
+    left = {i for numbers in unread.values() for i in numbers}
+    return [row for i, row in enumerate(rows) if i not in left]
 
 
 def open_corpus(config: TextConfig, split: str, forms: dict[str, str] | None = None) -> Corpus:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp  # knows how dtypes of ml_dtypes combine
 import numpy as np
 
 from mtlora_jax.errors import UserError
@@ -213,8 +212,9 @@ def our_leaf(get: Callable[[str], np.ndarray], names: tuple[str, ...], layout: L
         if leaf is None:
             leaf = np.empty((layout.layers, *layer.shape), layer.dtype)
         elif leaf.dtype != layer.dtype:
-            # Layers of two dtypes: what holds both, so that nothing is rounded.
-            leaf = leaf.astype(jnp.promote_types(leaf.dtype, layer.dtype))
+            # Layers of two dtypes: what holds both, float32 or wider, so that nothing is rounded.
+            wide = (np.promote_types(of.dtype, np.float32) for of in (leaf, layer))
+            leaf = leaf.astype(np.promote_types(*wide))
         leaf[i] = layer
     return leaf
 

@@ -23,11 +23,6 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def run(base, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "a"
     config = replace(CONFIG, init_from=str(base), tokenizer="")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from small_text import CONFIG, TASKS, write_base
+from small_text import CONFIG, TASKS
 
 from mtlora_jax.config import Mesh
 from mtlora_jax.convert import to_mtl_lora_reference
@@ -121,11 +121,6 @@ def keeping(optimizer):
         return updates, {"grads": grads, "inner": inner}
 
     return lambda params: {"grads": jax.tree.map(np.zeros_like, params), "inner": optimizer.init(params)}, update
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return write_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def row_of(record: Mapping[str, Any], task: str, where: str) -> Row:
         if type(label) not in (int, float) or not math.isfinite(label):
             raise UserError(f"{where}: its label is {label!r}, no number")
         # Written as people say it, and scored against the label as it is.
-        return Row(task, f"{task}\n{lines}\nHow similar are they, from 0.0 to 5.0?", "", f"{label:.1f}", f"{label:g}")
+        return Row(task, f"{task}\n{lines}\nHow similar are they, from 0.0 to 5.0?", "", f"{label:.1f}", str(label))
     if type(label) is not int or not 0 <= label < len(answers):
         raise UserError(f"{where}: its label is {label!r}, {task} has 0 to {len(answers) - 1}")
     instruction = f"{task}\n{lines}\nAnswer format: {'/'.join(answers)}"

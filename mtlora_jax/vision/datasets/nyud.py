@@ -19,8 +19,7 @@ import numpy as np
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
-from mtlora_jax.vision.datasets.data import Tasks
-from mtlora_jax.vision.datasets.files import Files, Label, Layout, open_files
+from mtlora_jax.vision.datasets.files import Label, Layout
 from mtlora_jax.vision.datasets.prepared import PublishedData
 from mtlora_jax.vision.tasks.task import VOID
 
@@ -80,12 +79,5 @@ class NyudData(PublishedData):
     """
 
     key: ClassVar[str] = "nyud"
-
-    def classes(self) -> Mapping[str, int | None]:
-        return {task: CLASSES.get(task) for task in LAYOUT.labels}
-
-    def layout(self, tasks: Tasks) -> Layout:
-        return LAYOUT
-
-    def files(self, split: str, tasks: Tasks) -> Files:
-        return open_files(self.root, LAYOUT, split, tasks, self.resize_labels)
+    published: ClassVar[Layout] = LAYOUT
+    counts: ClassVar[Mapping[str, int]] = CLASSES

@@ -22,7 +22,7 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
 from mtlora_jax.images.thin import thin
 from mtlora_jax.vision.datasets.data import Tasks
-from mtlora_jax.vision.datasets.files import Entry, Files, Label, Layout, open_files
+from mtlora_jax.vision.datasets.files import Entry, Files, Label, Layout
 from mtlora_jax.vision.datasets.prepared import PublishedData
 
 CLASSES = {"semseg": 21, "human_parts": 7}
@@ -151,15 +151,11 @@ class PascalData(PublishedData):
     """
 
     key: ClassVar[str] = "pascal"
-
-    def classes(self) -> Mapping[str, int | None]:
-        return {task: CLASSES.get(task) for task in LAYOUT.labels}
-
-    def layout(self, tasks: Tasks) -> Layout:
-        return LAYOUT
+    published: ClassVar[Layout] = LAYOUT
+    counts: ClassVar[Mapping[str, int]] = CLASSES
 
     def files(self, split: str, tasks: Tasks) -> Files:
-        files = open_files(self.root, LAYOUT, split, tasks, self.resize_labels)
+        files = super().files(split, tasks)
         if tuple(tasks) != ("human_parts",):
             return files
         entries = tuple(entry for entry in files.entries if _shows_people(entry))

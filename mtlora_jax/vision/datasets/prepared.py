@@ -1,7 +1,7 @@
 """Published data sets prepared once as ArrayRecord (see `published_tfds`): the examples of their files."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
 from mtlora_jax.vision.datasets.data import DiskData, Preset, Tasks
 from mtlora_jax.vision.datasets.examples import NativeExamples
-from mtlora_jax.vision.datasets.files import Files
+from mtlora_jax.vision.datasets.files import Files, Layout, open_files
 from mtlora_jax.vision.tasks import Task, task
 
 
@@ -28,6 +28,8 @@ class PublishedData(DiskData):
         colours, have it point down.
       prepared: a folder of prepared records (`python -m mtlora_jax.data prepare`), read in the place of files.
       key: the data set's name in commands, and the name of its augmentation.
+      published: where its files lie.
+      counts: classes of its tasks that have classes.
     """
 
     preset: Preset = "published"
@@ -35,13 +37,21 @@ class PublishedData(DiskData):
     prepared: str | None = None
 
     key: ClassVar[str]
+    published: ClassVar[Layout]
+    counts: ClassVar[Mapping[str, int]]
+
+    def classes(self) -> Mapping[str, int | None]:
+        return {task: self.counts.get(task) for task in self.published.labels}
+
+    def layout(self, tasks: Tasks) -> Layout:
+        return self.published
 
     def augmentation(self) -> str:
         return self.key
 
     def files(self, split: str, tasks: Tasks) -> Files:
         """The examples of its files."""
-        raise UserError(f"{type(self).__name__} reads no files: it defines no files()")
+        return open_files(self.root, self.published, split, tasks, self.resize_labels)
 
     def native(self, split: str, tasks: Tasks, size: int = 0) -> NativeExamples:
         if self.prepared is None:

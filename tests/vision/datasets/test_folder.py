@@ -37,6 +37,14 @@ def root(clean, tmp_path):
     return shutil.copytree(clean, tmp_path / "own")
 
 
+def check(root, tmp_path, *more, recipe=RECIPE):
+    """What `data check` reports of a folder."""
+    (tmp_path / "mine.py").write_text(recipe)
+    out = ("--out", str(tmp_path / "out"), "--workers", "0")
+    main(["check", "--config", str(tmp_path / "mine.py"), f"--data.root={root}", *out, *more])
+    return json.loads((tmp_path / "out" / "report.json").read_text())
+
+
 def config(root, tasks=TASKS, **options):
     names = {"semseg": CLASSES}
     return VisionConfig(
@@ -139,25 +147,6 @@ def test_labels_out_of_range_are_refused(root, task, array, words):
 # --- the check command
 
 
-def check(root, tmp_path, *more):
-    recipe = tmp_path / "mine.py"
-    recipe.write_text(RECIPE)
-    main(
-        [
-            "check",
-            "--config",
-            str(recipe),
-            f"--data.root={root}",
-            "--out",
-            str(tmp_path / "out"),
-            "--workers",
-            "0",
-            *more,
-        ]
-    )
-    return json.loads((tmp_path / "out" / "report.json").read_text())
-
-
 def test_check_reports_what_there_is(root, tmp_path, capsys):
     report = check(root, tmp_path)
     printed = capsys.readouterr().out
@@ -204,21 +193,10 @@ def test_check_compares_with_published_metrics(tmp_path, capsys):
 def test_check_sees_masks_of_0_and_255(root, tmp_path, capsys):
     for path in (root / "saliency").glob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) * np.uint8(255)).save(path)
-    recipe = tmp_path / "mine.py"
-    recipe.write_text(RECIPE.replace('"depth"', '"saliency"'))
-    command = [
-        "check",
-        "--config",
-        str(recipe),
-        f"--data.root={root}",
-        "--out",
-        str(tmp_path / "out"),
-        "--workers",
-        "0",
-    ]
-    main(command)
+    recipe = RECIPE.replace('"depth"', '"saliency"')
+    check(root, tmp_path, recipe=recipe)
     assert "train saliency: never 1; for masks of 0 and 255: --data.masks=grey" in capsys.readouterr().out
-    main([*command, "--data.masks=grey"])
+    check(root, tmp_path, "--data.masks=grey", recipe=recipe)
     assert "never 1" not in capsys.readouterr().out
 
 
@@ -321,9 +299,7 @@ def test_what_cannot_be_seen_in_a_split_file_is_shown(root, written, words):
 
 def test_check_names_images_that_are_named_twice(root, tmp_path, capsys):
     (root / "train.txt").write_text("train 0\ntrain 1\ntrain 0\nval 0\n")
-    recipe = tmp_path / "mine.py"
-    recipe.write_text(RECIPE)
-    main(["check", "--config", str(recipe), f"--data.root={root}", "--out", str(tmp_path / "out"), "--workers", "0"])
+    check(root, tmp_path)
     printed = capsys.readouterr().out
     assert "train names 1 images more than once: train 0" in printed
     assert "1 images are in both train and val: val 0" in printed

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.partition import join
+from mtlora_jax.engine.rewrite import rewritten
 from mtlora_jax.engine.sharding import shardings
 from mtlora_jax.engine.state import State
 from mtlora_jax.engine.workload import Workload
@@ -53,7 +54,7 @@ def make_train_step(
         state = jax.lax.with_sharding_constraint(state, shardings(workload.axes, state, mesh))
         return state, jax.lax.with_sharding_constraint(metrics, replicated(mesh))
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(rewritten(step, mesh.devices.flat[0].platform), donate_argnums=0)
 
 
 def finish(workload: Workload, sums: Mapping) -> dict[str, jax.Array]:

@@ -58,11 +58,16 @@ def pair(rank: int, d_in: int, d_out: int) -> Leaves:
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key."""
+    """Inverted dropout; the identity without a key.
+
+    A random word of 32 bits decides two entries, so the probability is a multiple of 1/65536, the one next to the rate.
+    """
     if key is None or rate == 0:
         return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+    threshold = max(1, min(round(rate * 2**16), 2**16 - 1))
+    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)))
+    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., : x.shape[-1]]
+    return jnp.where(halves >= threshold, x * (2**16 / (2**16 - threshold)), 0).astype(x.dtype)
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -3,13 +3,16 @@
 A program is made by a module-level function, `make(*args) -> Side`, which is called in its process.
 """
 
+import json
 import multiprocessing
 import resource
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -18,7 +21,7 @@ class Side:
     """One program, compiled and ready.
 
     Attributes:
-      step: runs one step to its end and returns its seconds.
+      step: runs one step, or a few in a row, to the end and returns seconds a step.
       amount: images or tokens of a step.
       about: FLOPs, bytes, versions: whatever belongs beside the times.
       memory: bytes that it took at most; None reads this process's resident set.
@@ -30,68 +33,78 @@ class Side:
     memory: Callable[[], int] | None = None
 
 
-def alternate(sides: Mapping[str, tuple[Callable[..., Side], tuple]], rounds: int, warm: int = 2) -> dict[str, dict]:
+Sides = Mapping[str, tuple[Callable[..., Side], tuple]]
+"""By name, `(make, args)`."""
+
+
+def compare(sides: Sides, rounds: int, apart: bool, path: str | None) -> None:
+    """Times all sides, prints the report, and writes it to `path` whenever there is more of it.
+
+    Args:
+      sides: the first is ours, and the others' ratios are to it.
+      rounds: timed steps of each.
+      apart: one side after the other instead of in turns, where a device does not hold all of them.
+      path: a JSON file, or None.
+    """
+    results: dict[str, dict] = {}
+    for part in [{name: sides[name]} for name in sides] if apart else [dict(sides)]:
+        results |= in_turns(part, rounds)
+        report = {
+            "command": " ".join(["python", *sys.argv]),
+            "sides": results,
+            "times_ours": ratios(results, next(iter(sides))),
+        }
+        if path:
+            Path(path).write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+    if path:
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def in_turns(sides: Sides, rounds: int, warm: int = 2) -> dict[str, dict]:
     """Steps all sides in turns.
 
     Args:
-      sides: by name, `(make, args)`.
-      rounds: timed steps of each.
       warm: steps of each before, which are not timed.
 
     Returns:
       By name: seconds, minimum and median, amount a second at the median, peak memory, and what a side says about
       itself; or `error`, what kept it from running.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs, workers = {}, {}, {}
+    workers = {name: Worker(make, args) for name, (make, args) in sides.items()}
     results: dict[str, dict] = {}
-
-    def ask(name: str, what: str) -> Any:
-        ours[name].send(what)
-        answer = ours[name].recv()
-        if isinstance(answer, Failure):
-            raise RuntimeError(answer.words)
-        return answer
-
     times: dict[str, list[float]] = {}
-    for name, (make, args) in sides.items():
-        ours[name], theirs[name] = context.Pipe()
-        workers[name] = context.Process(target=_serve, args=(theirs[name], make, args), daemon=True)
-        workers[name].start()
-        theirs[name].close()
+    for name, worker in workers.items():
+        began = time.perf_counter()
         try:
-            ask(name, "make")
+            worker.ask("make")
             for _ in range(warm):
-                ask(name, "step")
-            times[name] = []
+                worker.ask("step")
         except (RuntimeError, EOFError) as error:
             results[name] = {"error": str(error) or "the process died"}
+        else:
+            times[name] = []
+        print(f"{name}: ready after {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     for _ in range(rounds):
-        for name in times:
-            times[name].append(ask(name, "step"))
+        for name, seconds in times.items():
+            seconds.append(workers[name].ask("step"))
     for name, seconds in times.items():
-        amount, about, memory = ask(name, "about")
+        amount, about, memory = workers[name].ask("about")
         median = statistics.median(seconds)
-        results[name] = {
-            "seconds_min": min(seconds),
-            "seconds_median": median,
-            "per_second": amount / median,
-            "peak_bytes": memory,
-            **about,
-        }
-    for name, worker in workers.items():
-        ours[name].close()
-        worker.join(10)
+        spent = {"seconds_min": min(seconds), "seconds_median": median, "per_second": amount / median}
+        results[name] = {**spent, "peak_bytes": memory, **about}
+    for worker in workers.values():
+        worker.end()
     return results
 
 
 def ratios(results: Mapping[str, dict], ours: str) -> dict[str, dict[str, float]]:
     """How many times as long each other side takes."""
-    mine = results[ours]
+    of = {name: side for name, side in results.items() if "error" not in side}
     return {
-        name: {of: theirs[f"seconds_{of}"] / mine[f"seconds_{of}"] for of in ("min", "median")}
-        for name, theirs in results.items()
-        if name != ours and "error" not in theirs and "error" not in mine
+        name: {kind: of[name][f"seconds_{kind}"] / of[ours][f"seconds_{kind}"] for kind in ("min", "median")}
+        for name in of
+        if ours in of and name != ours
     }
 
 
@@ -100,6 +113,29 @@ class Failure:
     """Why a side cannot run, carried between processes."""
 
     words: str
+
+
+class Worker:
+    """A process that holds one side."""
+
+    def __init__(self, make: Callable[..., Side], args: tuple):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, what: str) -> Any:
+        """What `make`, `step` or `about` answers. Raises RuntimeError for what was raised there."""
+        self.pipe.send(what)
+        answer = self.pipe.recv()
+        if isinstance(answer, Failure):
+            raise RuntimeError(answer.words)
+        return answer
+
+    def end(self) -> None:
+        self.pipe.close()
+        self.process.join(20)
 
 
 def _serve(pipe: Any, make: Callable[..., Side], args: tuple) -> None:

@@ -1,7 +1,7 @@
 """MTLoRA on Swin in plain PyTorch, as the paper describes it: the peer that our own is timed against.
 
-Written from the paper for this purpose alone: a loop over tasks, one linear layer and two low-rank ones for each, window
-attention spelled out. Names of parameters are those of the published checkpoints, so `mtlora_jax.convert` fills it.
+Written from the paper for this purpose alone: a loop over tasks, two low-rank products for each, window attention
+spelled out. Names of parameters are those of the published checkpoints, so `mtlora_jax.convert` fills it.
 """
 
 import torch

@@ -18,17 +18,18 @@ import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
-from side_by_side import Side, alternate, ratios  # noqa: E402
+from side_by_side import Side, compare  # noqa: E402
 
 
 def config_of(path: str, overrides: list[str]):
     from mtlora_jax.cli import load_config, override
 
-    return replace(override(load_config(path), overrides), init_from=None)
+    config = replace(load_config(path), init_from=None)
+    return replace(config, dtype="bfloat16") if overrides == ["--gpu"] else override(config, overrides)
 
 
 def ours(path: str, overrides: list[str], plain: bool) -> Side:
-    from mtlora_jax.bench.step import Program, environment, plain_of
+    from mtlora_jax.bench.step import Program, burst, environment, plain_of
     from mtlora_jax.engine.process import prepare
 
     prepare()
@@ -41,7 +42,7 @@ def ours(path: str, overrides: list[str], plain: bool) -> Side:
         "program_bytes": program.peak_bytes,
         **environment(),
     }
-    return Side(program.run, program.amount, about)
+    return Side(lambda: program.run(burst()), program.amount, about)
 
 
 def port(path: str, overrides: list[str], compiled: bool, plain: bool = False) -> Side:
@@ -74,15 +75,14 @@ def port(path: str, overrides: list[str], compiled: bool, plain: bool = False) -
         fused=device == "cuda",
     )
     weights, half = config.weights(), config.dtype == "bfloat16"
-    run = torch.compile(model) if compiled else model
+    network = torch.compile(model) if compiled else model
 
     def loss_of(images, labels):
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            outputs = run(images)
+            outputs = network(images)
         return sum(weights[name] * value for name, value in losses(outputs, labels).items())
 
-    def step() -> float:
-        began = time.perf_counter()
+    def step() -> torch.Tensor:
         images = torch.from_numpy(batch["image"]).to(device)
         labels = {name: torch.from_numpy(label).to(device) for name, label in batch["labels"].items()}
         loss = loss_of(images, labels)
@@ -90,12 +90,18 @@ def port(path: str, overrides: list[str], compiled: bool, plain: bool = False) -
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
         optimizer.step()
-        loss.item()
-        return time.perf_counter() - began
+        return loss
+
+    def run() -> float:
+        steps = 1 if device == "cpu" else 4
+        began = time.perf_counter()
+        losses = [step().detach() for _ in range(steps)]
+        losses[-1].item()
+        return (time.perf_counter() - began) / steps
 
     about = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
     memory = torch.cuda.max_memory_allocated if device == "cuda" else None
-    return Side(step, config.train.batch_size, about, memory)
+    return Side(run, config.train.batch_size, about, memory)
 
 
 def check(path: str, overrides: list[str]) -> dict[str, float]:
@@ -150,14 +156,15 @@ def main() -> None:
     parser.add_argument("--config", default="configs/pascal_mtlora_r64.py")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json")
+    parser.add_argument("--apart", action="store_true", help="one side after the other")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--sides", default="", help="some of the sides, by name with commas")
+    parser.add_argument("--gpu", action="store_true", help="bfloat16, for machines without the library of overrides")
     args, overrides = parser.parse_known_args()
+    overrides = ["--gpu"] if args.gpu else overrides
     if args.check:
         print(json.dumps(check(args.config, overrides), indent=2))
         return
-    import torch
-
     common = (args.config, overrides)
     sides = {
         "ours": (ours, (*common, False)),
@@ -165,14 +172,10 @@ def main() -> None:
         "eager": (port, (*common, False)),
         "eager_plain": (port, (*common, False, True)),
     }
-    if torch.cuda.is_available():
+    if args.gpu:
         sides["compiled"] = (port, (*common, True))
     wanted = [name for name in args.sides.split(",") if name] or list(sides)
-    results = alternate({name: sides[name] for name in wanted}, args.rounds)
-    report = {"command": " ".join(sys.argv), "sides": results, "times_ours": ratios(results, "ours")}
-    print(json.dumps(report, indent=2))
-    if args.json:
-        Path(args.json).write_text(json.dumps(report, indent=2) + "\n")
+    compare({name: sides[name] for name in wanted}, args.rounds, args.apart, args.json)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ def keep_memory() -> None:
 
 
 def prepare() -> None:
-    """Keeps freed memory, and keeps compiled programs below `~/.cache/mtlora_jax` (`JAX_COMPILATION_CACHE_DIR` says otherwise), and has
-    libraries log nothing: what goes wrong in them is raised, and told in a line, not once more by every thread."""
+    """Keeps freed memory, keeps compiled programs below `~/.cache/mtlora_jax` (`JAX_COMPILATION_CACHE_DIR` says
+    otherwise), and has libraries log nothing: what goes wrong in them is raised, and told in a line, not once more by
+    every thread."""
     keep_memory()
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)

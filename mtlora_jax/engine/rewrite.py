@@ -51,19 +51,17 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, platform: str) -> 
         return var.val if isinstance(var, Literal) else values[var]
 
     for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            eqn = eqn.replace(params={**eqn.params, "jaxpr": _body(eqn.params["jaxpr"], platform)})
         inputs = [read(var) for var in eqn.invars]
-        with jax.named_scope(_scope(eqn)) if _scope(eqn) else jax.named_scope(""):
-            outputs = _written(eqn, inputs, platform)
+        outputs = _written(eqn, inputs, platform)
         if outputs is None:
             variables = [i for i, var in enumerate(eqn.invars) if not isinstance(var, Literal)]
-            alone = jaxpr.replace(constvars=[], invars=[eqn.invars[i] for i in variables], outvars=eqn.outvars, eqns=[eqn])
+            names = [eqn.invars[i] for i in variables]
+            alone = jaxpr.replace(constvars=[], invars=names, outvars=eqn.outvars, eqns=[eqn])
             outputs = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*(inputs[i] for i in variables))
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(var) for var in jaxpr.outvars]
-
-
-def _scope(eqn: Any) -> str:
-    return ""
 
 
 def _written(eqn: Any, inputs: list, platform: str) -> list | None:
@@ -72,6 +70,8 @@ def _written(eqn: Any, inputs: list, platform: str) -> list | None:
     if kind in ("jit", "pjit", "closed_call"):
         inner = params["jaxpr"]
         return _evaluate(inner.jaxpr, inner.consts, inputs, platform)
+    if kind == "checkpoint" and not params["prevent_cse"]:
+        return _evaluate(params["jaxpr"], (), inputs, platform)
     if kind == "dot_general":
         x, y = inputs
         if _terms(x, params["dimension_numbers"]) <= FEW_TERMS:
@@ -83,6 +83,15 @@ def _written(eqn: Any, inputs: list, platform: str) -> list | None:
         if x.ndim > 2 and 1 < x.shape[0] <= FEW_STREAMS:
             return [reduce(add, list(x))]
     return None
+
+
+def _body(body: ClosedJaxpr, platform: str) -> ClosedJaxpr:
+    """A loop's body, rewritten."""
+
+    def run(*args):
+        return _evaluate(body.jaxpr, body.consts, args, platform)
+
+    return jax.make_jaxpr(run)(*body.in_avals)
 
 
 def _terms(x: jax.Array, dimension_numbers: Any) -> int:

@@ -10,12 +10,15 @@ from mtlora_jax.language.packing import IGNORE
 
 MAX_LOGITS = 1 << 25
 """Logits that are held at once: 128 MiB in float32."""
+CHUNKS = 16
+"""Into how many parts rows are cut at least, where they are long enough; parts without a target are skipped."""
 
 
 def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """Cross-entropy and greedy prediction of every position.
+    """Cross-entropy and greedy prediction of every position that has a target.
 
-    Positions are cut into chunks of at most `MAX_LOGITS` logits, which the backward pass computes again.
+    Those come first in each row, and rows are cut into chunks of at most `MAX_LOGITS` logits, which the backward pass
+    computes again. A chunk in which no row has a target is skipped: instruction tuning learns a tenth of the positions.
 
     Args:
       head: maps `[..., D]` to logits `[..., V]`.
@@ -24,24 +27,38 @@ def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: ja
       targets: `[B, L]`, the token to predict, or IGNORE.
 
     Returns:
-      `nll [B, L]` float32, 0 where the target is IGNORE, and `prediction [B, L]`, the likeliest token.
+      `nll [B, L]` float32, and `prediction [B, L]`, the likeliest token; both 0 where the target is IGNORE.
     """
-    B, L, D = hidden.shape
-    V = vocab_size
-    chunks = next(n for n in range(1, B * L + 1) if B * L % n == 0 and B * L // n * V <= max(MAX_LOGITS, V))
+    B, L, _ = hidden.shape
+    most = max(MAX_LOGITS // (B * vocab_size), 1)
+    size = min(most, -(-L // CHUNKS))
+    order = jnp.argsort(targets == IGNORE, axis=1, stable=True)
 
-    def chunk(of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, target = of
+    def cut(x: jax.Array, filler: int) -> jax.Array:
+        """`[B, L, ...]` to `[chunks, B, size, ...]`, in order."""
+        x = jnp.take_along_axis(x, order.reshape(B, L, *(1,) * (x.ndim - 2)), axis=1)
+        x = jnp.pad(x, ((0, 0), (0, -L % size), *((0, 0),) * (x.ndim - 2)), constant_values=filler)
+        return jnp.moveaxis(x.reshape(B, -1, size, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def losses(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = head(x)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(target, 0))
-        return jnp.where(target == IGNORE, 0, nll), logits.argmax(-1).astype(jnp.int32)
+        counted = target != IGNORE
+        return jnp.where(counted, nll, 0), jnp.where(counted, logits.argmax(-1), 0).astype(jnp.int32)
 
-    if chunks == 1:
-        nll, prediction = chunk((hidden, targets))
-        return {"nll": nll, "prediction": prediction}
-    cut = hidden.reshape(chunks, -1, D), targets.reshape(chunks, -1)
-    nll, prediction = jax.lax.map(jax.checkpoint(chunk), cut)
-    return {"nll": nll.reshape(B, L), "prediction": prediction.reshape(B, L)}
+    def nothing(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, jnp.int32)
+
+    def chunk(of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond((of[1] != IGNORE).any(), losses, nothing, *of)
+
+    def back(x: jax.Array) -> jax.Array:
+        x = jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :L]
+        return jnp.take_along_axis(x, jnp.argsort(order, axis=1), axis=1)
+
+    nll, prediction = jax.lax.map(chunk, (cut(hidden, 0), cut(targets, IGNORE)))
+    return {"nll": back(nll), "prediction": back(prediction)}
 
 
 def perplexity_sums(nll: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import struct
 
 from mtlora_jax.adapters import Dense, Spec
-from mtlora_jax.language.attention import attend, causal_mask, lengths_of, positions_of
+from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
@@ -35,14 +35,14 @@ class Context:
 
     Attributes:
       positions: `[B, L]`.
-      mask: `[B, L, M]` bool, query by key.
+      mask: what a query sees; see `language.attention.attend`.
       frequencies: `[H / 2]` or `[B, L, H / 2]`, rotary radians a position.
       task_id: `[B]` or `[B, L]`, or None.
       train: whether adapter dropout draws from the `dropout` rng stream.
     """
 
     positions: jax.Array
-    mask: jax.Array
+    mask: Mask
     frequencies: jax.Array
     task_id: jax.Array | None
     train: bool = struct.field(pytree_node=False)
@@ -215,12 +215,14 @@ class Llama(nn.Module):
       adapters: (regex, spec) rows, searched over `SITES`; the first that is found gives a projection its adapter.
       dtype: compute dtype; None computes in float32. Norms, softmax and logits are float32 in any case.
       remat: what the backward pass computes again: nothing (`none`), or as `REMAT` says.
+      reach: tokens of the longest segment that a row may hold; 0 for one that fills the row.
     """
 
     spec: LlamaSpec
     adapters: tuple[tuple[str, Spec], ...] = ()
     dtype: jnp.dtype | None = None
     remat: str = "none"
+    reach: int = 0
 
     def setup(self):
         s = self.spec
@@ -276,7 +278,8 @@ class Llama(nn.Module):
         tokens = jnp.asarray(tokens)
         segment_ids = jnp.ones(tokens.shape, jnp.int32) if segment_ids is None else jnp.asarray(segment_ids)
         positions, lengths = positions_of(segment_ids), lengths_of(segment_ids)
-        return self._run(tokens, positions, lengths, causal_mask(segment_ids), None, task_id, train)[0]
+        mask = mask_of(segment_ids, self.reach)
+        return self._run(tokens, positions, lengths, mask, None, task_id, train)[0]
 
     def empty_cache(self, batch: int, length: int) -> Cache:
         """A cache of `length` positions for decoding; see `language.decode`."""
@@ -293,7 +296,7 @@ class Llama(nn.Module):
           cache: see `empty_cache`.
         """
         lengths = jnp.broadcast_to(positions.max(1, keepdims=True) + 1, positions.shape)
-        return self._run(tokens, positions, lengths, mask, cache, task_id, False)
+        return self._run(tokens, positions, lengths, Mask(mask), cache, task_id, False)
 
     def _run(self, tokens, positions, lengths, mask, cache, task_id, train):
         s = self.spec
@@ -312,5 +315,6 @@ class Llama(nn.Module):
 def init(model: Llama, seed: int) -> dict:
     """Fresh variables, for tracing: `engine.init.draw` evaluates the draws and nothing else."""
     base, adapters = jax.random.split(jax.random.key(seed))
-    tokens = jnp.zeros((1, 2), jnp.int32)
+    # One token: a fused attention kernel has none, and could not be mapped over the layers.
+    tokens = jnp.zeros((1, 1), jnp.int32)
     return model.init({"params": base, "lora": adapters}, tokens, task_id=jnp.zeros((1,), jnp.int32))

@@ -57,7 +57,8 @@ def spec_of(config: TextConfig) -> LlamaSpec:
 
 def make_model(config: TextConfig) -> Llama:
     adapters = () if config.adapter is None else config.adapter.table(tuple(config.tasks))
-    return Llama(spec_of(config), adapters, dtype=jnp.dtype(config.dtype), remat=config.remat)
+    reach = config.cutoff if config.pack else 0
+    return Llama(spec_of(config), adapters, dtype=jnp.dtype(config.dtype), remat=config.remat, reach=reach)
 
 
 def make_workload(config: TextConfig) -> Workload:

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# All rows of docs/speed.md that need a GPU, on one card, the most important first; within about eight minutes.
+#
+#     benchmarks/accelerator.sh [FOLDER]
+#
+# Needs jax, flax, optax, numpy and torch; rows of transformers + PEFT need those too. Writes a JSON and a log for each
+# row to FOLDER (benchmarks/results by default). A row that fails, or
+# takes longer than its share, stops no other, and keeps the sides that it has timed.
+set -u
+cd "$(dirname "$0")/.."
+out=${1:-benchmarks/results}
+mkdir -p "$out"
+export XLA_PYTHON_CLIENT_PREALLOCATE=false TF_CPP_MIN_LOG_LEVEL=2
+
+row() { # name seconds command...
+    local name=$1 seconds=$2
+    shift 2
+    local began=$SECONDS
+    if timeout "$seconds" "$@" --json "$out/$name.json" >"$out/$name.log" 2>&1; then
+        echo "$name: $((SECONDS - began)) s, wrote $out/$name.json"
+    else
+        echo "$name: failed after $((SECONDS - began)) s, see $out/$name.log"
+    fi
+}
+
+seven="--shape llama2_7b --dtype bfloat16 --apart"
+row gpu_llama2_7b_packed 130 python3 benchmarks/language.py $seven --rows 1 --length 4096 --packed
+row gpu_pascal_mtlora_r64 240 python3 benchmarks/vision.py --gpu --apart
+row gpu_llama2_7b_packed_16_tasks 40 python3 benchmarks/language.py $seven --rows 1 --length 4096 --packed --tasks 16 --sides ours
+row gpu_llama2_7b_padded 70 python3 benchmarks/language.py $seven --rows 16 --length 256

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mtlora_jax.config import Config, to_json
+from mtlora_jax.engine import compiled
 from mtlora_jax.engine import results as record
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.claim import CHECKPOINTS, claimed, take
@@ -131,6 +132,8 @@ def run(
         try:
             for step, batch in loader.until(config.train.steps):
                 state, metrics = train_step(state, frozen, put_batch(batch, mesh))
+                if step == first + 1:
+                    log.say(f"first step: {compiled.COUNT.words()}")
                 if pending is not None:
                     report(log, *pending)
                 pending = step, metrics, batch, batches

@@ -1,13 +1,11 @@
-"""What a door does before anything else: compiled programs and memory kept, libraries that keep quiet."""
+"""What a door does before anything else: memory and compiled programs kept, libraries that keep quiet."""
 
 import ctypes
 import logging
-import os
 import sys
 import warnings
-from pathlib import Path
 
-import jax
+from mtlora_jax.engine import compiled
 
 STRAGGLER = "Event loop is closed"
 """What every write of a checkpoint that is under way reports by itself, past any `except`, once another has failed."""
@@ -29,17 +27,12 @@ def keep_memory() -> None:
 
 
 def prepare() -> None:
-    """Keeps freed memory, keeps compiled programs below `~/.cache/mtlora_jax` (`JAX_COMPILATION_CACHE_DIR` says
-    otherwise), and has libraries log nothing: what goes wrong in them is raised, and told in a line, not once more by
-    every thread."""
+    """Keeps freed memory and compiled programs, and has libraries log nothing: what goes wrong in them is raised, and
+    told in a line, not once more by every thread."""
     keep_memory()
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", message="coroutine '.*' was never awaited")
     report = sys.unraisablehook
     sys.unraisablehook = lambda what: None if str(what.exc_value) == STRAGGLER else report(what)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "mtlora_jax" / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    compiled.keep()

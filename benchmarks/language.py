@@ -72,7 +72,7 @@ def ours(args, method: str) -> Side:
     from mtlora_jax.config import Mesh, Optim
     from mtlora_jax.engine.mesh import make_mesh, put_batch, replicated
     from mtlora_jax.engine.optim import make_optimizer, schedule
-    from mtlora_jax.engine.process import prepare
+    from mtlora_jax.engine.process import prepare, return_memory
     from mtlora_jax.engine.state import State
     from mtlora_jax.engine.step import make_train_step
     from mtlora_jax.text.adapter import Adapter
@@ -127,6 +127,8 @@ def ours(args, method: str) -> Side:
         float(losses[-1])
         return (time.perf_counter() - began) / len(losses)
 
+    run()
+    return_memory()
     count = sum(int(np.prod(leaf.shape)) for path, leaf in shapes.items() if path.startswith("params/"))
     about = {
         "parameters": count,

@@ -15,6 +15,7 @@ from mtlora_jax.bench.flops import macs
 from mtlora_jax.config import Config
 from mtlora_jax.domains import workload_of
 from mtlora_jax.engine.mesh import make_mesh, put_batch
+from mtlora_jax.engine.process import return_memory
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.text.config import MicroworldData, TextConfig
@@ -104,6 +105,8 @@ class Program:
         cost, memory = self.step.cost_analysis(), self.step.memory_analysis()
         self.flops, self.bytes = float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
         self.peak_bytes = int(memory.temp_size_in_bytes + memory.argument_size_in_bytes)
+        self.run()
+        return_memory()
 
     def run(self, steps: int = 1) -> float:
         """Seconds a step, from the host batch to the loss on the host; of several, each loss is read a step late, as

@@ -26,6 +26,7 @@ from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.mesh import check_batch_size, make_mesh, put_batch
 from mtlora_jax.engine.notices import NotFinite, report, resumed, saved, way_on
+from mtlora_jax.engine.process import return_memory
 from mtlora_jax.engine.run import check_base
 from mtlora_jax.engine.state import Start, State, start, write_base
 from mtlora_jax.engine.step import make_eval_step, make_train_step
@@ -133,6 +134,8 @@ def run(
             for step, batch in loader.until(config.train.steps):
                 state, metrics = train_step(state, frozen, put_batch(batch, mesh))
                 if step == first + 1:
+                    jax.block_until_ready(metrics)
+                    return_memory()
                     log.say(f"first step: {compiled.COUNT.words()}")
                 if pending is not None:
                     report(log, *pending)

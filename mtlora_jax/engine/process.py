@@ -1,5 +1,6 @@
 """What a door does before anything else: memory and compiled programs kept, libraries that keep quiet."""
 
+import contextlib
 import ctypes
 import logging
 import sys
@@ -24,6 +25,13 @@ def keep_memory() -> None:
         return
     for option, value in MALLOPT.values():
         mallopt(option, value)
+
+
+def return_memory() -> None:
+    """Gives back to the system what is free now: after compiling, and after a first step, it may lie in pieces that the
+    next step's arrays do not fit."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def prepare() -> None:

@@ -2,6 +2,8 @@
 
 python -m mtlora_jax.bench step --config FILE [--rounds N] [--plain] [--any.key=value]
     how long a training step takes, against what the machine could do, and against plain Swin
+python -m mtlora_jax.bench profile --config FILE [--rounds N] [--plain] [--any.key=value]
+    where a step's time goes, operation by operation, the longest first
 python -m mtlora_jax.bench loader --config FILE [--rounds N] [--alone] [--any.key=value]
     images/s from the data set, and how long steps wait for them
 """
@@ -15,7 +17,11 @@ from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import write_json
 
-KINDS = {"step": ("mtlora_jax.bench.step", "plain"), "loader": ("mtlora_jax.bench.loader", "alone")}
+KINDS = {
+    "step": ("mtlora_jax.bench.step", "plain"),
+    "profile": ("mtlora_jax.bench.profile", "plain"),
+    "loader": ("mtlora_jax.bench.loader", "alone"),
+}
 """Where a benchmark lives, and its one switch."""
 
 

@@ -118,6 +118,11 @@ class Packed(Batches):
             number, window = number - len(rows), window + 1
         return rows[number]
 
+    def padding(self, seed: int) -> float:
+        """The share of the first window's positions that hold no token."""
+        rows = _plan(self, seed, 0)
+        return 1 - sum(int(self.corpus.lengths[i]) for row in rows for i in row) / (len(rows) * self.length)
+
 
 @lru_cache(maxsize=4096)
 def _plan(packed: Packed, seed: int, window: int) -> list[list[int]]:

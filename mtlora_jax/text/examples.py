@@ -157,7 +157,10 @@ def train_batches(config: TextConfig, examples: Corpus, batch_size: int) -> Batc
     """Training batches, packed where the config says so."""
     order, pad = order_of(examples, config.temperature), tokenizer_of(config).pad
     if config.pack:
-        return Packed(examples, config.pack, pad, order, batch_size)
+        packed = Packed(examples, config.pack, pad, order, batch_size)
+        share = packed.padding(config.seed)
+        print(f"packed: {share:.1%} of the positions in rows of {config.pack} are padding", file=sys.stderr)
+        return packed
     return Padded(examples, buckets(config), pad, order, batch_size)
 
 

@@ -77,7 +77,9 @@ def test_an_example_longer_than_a_row_is_refused():
 def test_packed_rows_hold_an_epoch_once_and_nothing_crosses_examples():
     many = corpus(TASKS, examples(np.random.default_rng(1).integers(3, 30, WINDOW)))
     rows = len(first_fit(many.lengths[order_of(many, None)(7, 0, WINDOW)], 64))
-    batch = Packed(many, 64, PAD, order_of(many, None), rows).batch(7, 0, range(rows))
+    packed = Packed(many, 64, PAD, order_of(many, None), rows)
+    batch = packed.batch(7, 0, range(rows))
+    assert packed.padding(7) == pytest.approx((batch["segment_ids"] == 0).mean())
     assert Counter(batch["id"][batch["id"] >= 0].tolist()) == Counter(range(WINDOW))
     for b in range(20):
         for segment, example in enumerate(i for i in batch["id"][b] if i >= 0):

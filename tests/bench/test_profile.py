@@ -1,0 +1,13 @@
+"""A profile names the step's own operations, and where in the model they come from."""
+
+from configs.scenes_smoke import get_config
+from mtlora_jax.bench.profile import bench
+
+
+def test_a_profile_names_operations():
+    report = bench(get_config(), rounds=2)
+    assert report["milliseconds"] > 0
+    assert len(report["operations"]) > 10
+    times = [operation["milliseconds"] for operation in report["operations"]]
+    assert times == sorted(times, reverse=True)
+    assert any("layers_0" in operation["source"] for operation in report["operations"])

@@ -11,6 +11,7 @@ papers, can be differentiated in every direction, and gains in all methods, head
 - A sum over a leading axis of few entries, the task streams', takes the CPU backend ten times as long as adding them.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from functools import reduce, wraps
@@ -54,7 +55,10 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, platform: str) -> 
         if eqn.primitive.name == "scan":
             eqn = eqn.replace(params={**eqn.params, "jaxpr": _body(eqn.params["jaxpr"], platform)})
         inputs = [read(var) for var in eqn.invars]
-        outputs = _written(eqn, inputs, platform)
+        # Names go along, so that a profile tells where in the model an operation comes from.
+        name = str(eqn.source_info.name_stack)
+        with jax.named_scope(name) if name else contextlib.nullcontext():
+            outputs = _written(eqn, inputs, platform)
         if outputs is None:
             variables = [i for i, var in enumerate(eqn.invars) if not isinstance(var, Literal)]
             names = [eqn.invars[i] for i in variables]
@@ -67,7 +71,7 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, platform: str) -> 
 def _written(eqn: Any, inputs: list, platform: str) -> list | None:
     """An equation's outputs, written in another way; None where it stays."""
     kind, params = eqn.primitive.name, eqn.params
-    if kind in ("jit", "pjit", "closed_call"):
+    if kind in ("jit", "pjit"):
         inner = params["jaxpr"]
         return _evaluate(inner.jaxpr, inner.consts, inputs, platform)
     if kind == "checkpoint" and not params["prevent_cse"]:

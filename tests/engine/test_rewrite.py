@@ -129,3 +129,13 @@ def test_a_tree_comes_back_as_it_was():
     assert found["one"] == 1
     np.testing.assert_array_equal(found["a"], [0, 2, 4])
     np.testing.assert_array_equal(found["same"], [0, 1, 2])
+
+
+def test_names_go_along():
+    def fn(x, y):
+        with jax.named_scope("head"):
+            return jax.jit(lambda x, y: x @ y)(x, y)
+
+    x, y = draw((40, 20), (20, 3))
+    text = jax.jit(jax.grad(rewritten(lambda y: fn(x, y).sum(), "cpu"))).lower(y).as_text(debug_info=True)
+    assert "head" in text

@@ -1,5 +1,7 @@
 """Attention with grouped queries, causal among the tokens of one segment."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -64,8 +66,13 @@ def mask_of(segment_ids: jax.Array, reach: int = 0) -> Mask:
     """
     length = segment_ids.shape[1]
     reach = min(reach or length, length)
-    if jax.default_backend() == "gpu" or 2 * reach >= length:
+    if has_cudnn() or 2 * reach >= length:
         return Mask(causal_mask(segment_ids), reach)
+    return blocks_mask(segment_ids, reach)
+
+
+def blocks_mask(segment_ids: jax.Array, reach: int) -> Mask:
+    """`causal_mask` by blocks of `reach` tokens, the longest that a segment may have."""
     blocks = _blocks(segment_ids, reach)
     keys = _with_previous(blocks)
     order = jnp.arange(2 * reach)
@@ -116,10 +123,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
             local_window_size=(mask.reach - 1, 0) if 0 < mask.reach < L else None,
             implementation="cudnn",
         )
+    return plain(q, k, v, mask.allowed)
+
+
+def plain(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
+    """`attend`, by matrix products; `allowed` is `[B, L, M]` bool."""
+    B, L, K, H = q.shape
     G = k.shape[2]
     grouped = q.reshape(B, L, G, K // G, H)
     logits = jnp.einsum("blgqh,bmgh->bgqlm", grouped, k).astype(jnp.float32) * H**-0.5
-    weights = jax.nn.softmax(jnp.where(mask.allowed[:, None, None], logits, MASKED), axis=-1).astype(q.dtype)
+    weights = jax.nn.softmax(jnp.where(allowed[:, None, None], logits, MASKED), axis=-1).astype(q.dtype)
     return jnp.einsum("bgqlm,bmgh->blgqh", weights, v).reshape(B, L, K, H)
 
 
@@ -127,4 +140,11 @@ def _is_fused(q: jax.Array, k: jax.Array) -> bool:
     """Whether cuDNN has a kernel: half precision, heads of a multiple of 8 up to 128, an even number of tokens."""
     half = q.dtype in (jnp.bfloat16, jnp.float16) and k.dtype == q.dtype
     even = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
-    return jax.default_backend() == "gpu" and half and even and q.shape[3] % 8 == 0 and q.shape[3] <= 128
+    return has_cudnn() and half and even and q.shape[3] % 8 == 0 and q.shape[3] <= 128
+
+
+@cache
+def has_cudnn() -> bool:
+    """Whether the devices are NVIDIA's, of the Ampere generation or later."""
+    device = jax.devices()[0]
+    return "NVIDIA" in device.device_kind and float(getattr(device, "compute_capability", 0)) >= 8

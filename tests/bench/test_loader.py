@@ -30,4 +30,4 @@ def test_with_a_step(capsys):
 def test_another_kind_is_refused(capsys):
     with pytest.raises(SystemExit):
         main(["disk", *SMALL])
-    assert "there are step, loader" in capsys.readouterr().err
+    assert "there are step, profile, loader" in capsys.readouterr().err

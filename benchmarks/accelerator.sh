@@ -26,6 +26,6 @@ row() { # name seconds command...
 seven="--shape llama2_7b --dtype bfloat16 --apart"
 row gpu_llama2_7b_packed 130 python3 benchmarks/language.py $seven --rows 1 --length 4096 --packed
 row gpu_attention 30 python3 benchmarks/attention.py
-row gpu_pascal_mtlora_r64 240 python3 benchmarks/vision.py --gpu --apart
+row gpu_pascal_mtlora_r64 240 python3 benchmarks/vision.py --dtype bfloat16 --apart --sides ours,ours_plain,eager,compiled
 row gpu_llama2_7b_packed_16_tasks 40 python3 benchmarks/language.py $seven --rows 1 --length 4096 --packed --tasks 16 --sides ours
 row gpu_llama2_7b_padded 70 python3 benchmarks/language.py $seven --rows 16 --length 256

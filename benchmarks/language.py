@@ -10,14 +10,13 @@ many as fit. Tokens of padding are not counted. The sides take turns, each in a 
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from side_by_side import Side, compare  # noqa: E402
+from side_by_side import Side, compare, of_jax, of_torch
 
 SHAPES = {
     "smollm2": (49152, 576, 1536, 30, 9, 3, True),
@@ -68,11 +67,11 @@ def ours(args, method: str) -> Side:
     import ml_dtypes
     from flax import traverse_util
 
-    from mtlora_jax.bench.step import burst, environment
+    from mtlora_jax.bench.step import Program
     from mtlora_jax.config import Mesh, Optim
-    from mtlora_jax.engine.mesh import make_mesh, put_batch, replicated
+    from mtlora_jax.engine.mesh import make_mesh, replicated
     from mtlora_jax.engine.optim import make_optimizer, schedule
-    from mtlora_jax.engine.process import prepare, return_memory
+    from mtlora_jax.engine.process import prepare
     from mtlora_jax.engine.state import State
     from mtlora_jax.engine.step import make_train_step
     from mtlora_jax.text.adapter import Adapter
@@ -113,32 +112,11 @@ def ours(args, method: str) -> Side:
     optimizer = make_optimizer(config.optim, rate, jax.tree.map(lambda _: "decay", trainable))
     state = State(jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh)), trainable, optimizer.init(trainable), {})
     batch = batch_of(args, V)
-    began = time.perf_counter()
-    step = make_train_step(workload, optimizer, rate, 0, mesh)
-    step = step.lower(state, frozen, put_batch(batch, mesh)).compile()
-    seconds, memory = time.perf_counter() - began, step.memory_analysis()
-    held = [state]
-
-    def run() -> float:
-        began, losses = time.perf_counter(), []
-        for _ in range(burst()):
-            held[0], metrics = step(held[0], frozen, put_batch(batch, mesh))
-            losses.append(metrics["loss"])
-        float(losses[-1])
-        return (time.perf_counter() - began) / len(losses)
-
-    run()
-    return_memory()
-    count = sum(int(np.prod(leaf.shape)) for path, leaf in shapes.items() if path.startswith("params/"))
-    about = {
-        "parameters": count,
-        "positions": args.rows * args.length,
-        "flops_4_parameters": 4 * count * args.rows * args.length,
-        "compile_seconds": seconds,
-        "program_bytes": int(memory.temp_size_in_bytes + memory.argument_size_in_bytes),
-        **environment(),
-    }
-    return Side(run, int((batch["segment_ids"] > 0).sum()), about)
+    step, amount = make_train_step(workload, optimizer, rate, 0, mesh), int((batch["segment_ids"] > 0).sum())
+    count = sum(leaf.size for leaf in jax.tree.leaves(frozen))
+    positions = args.rows * args.length
+    program = Program(step, state, frozen, batch, mesh, amount, "tokens")
+    return of_jax(program, parameters=count, positions=positions, flops_4_parameters=4 * count * positions)
 
 
 def peft(args) -> Side:
@@ -173,7 +151,7 @@ def peft(args) -> Side:
     batch = batch_of(args, V)
     labels = np.concatenate([np.full((args.rows, 1), -100), batch["targets"][:, :-1]], axis=1)
 
-    def step() -> torch.Tensor:
+    def loss_of() -> torch.Tensor:
         inputs = {
             "input_ids": torch.from_numpy(batch["tokens"]).long().to(device),
             "labels": torch.from_numpy(labels).long().to(device),
@@ -181,22 +159,9 @@ def peft(args) -> Side:
         if not args.packed:
             inputs["attention_mask"] = torch.from_numpy((batch["segment_ids"] > 0).astype(np.int64)).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=args.dtype == "bfloat16"):
-            loss = model(**inputs).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        return loss
+            return model(**inputs).loss
 
-    def run() -> float:
-        steps = 1 if device == "cpu" else 4
-        began = time.perf_counter()
-        losses = [step().detach() for _ in range(steps)]
-        losses[-1].item()
-        return (time.perf_counter() - began) / steps
-
-    memory = torch.cuda.max_memory_allocated if device == "cuda" else None
-    return Side(run, int((batch["segment_ids"] > 0).sum()), {"torch": torch.__version__}, memory)
+    return of_torch(loss_of, optimizer, 1.0, int((batch["segment_ids"] > 0).sum()))
 
 
 def main() -> None:

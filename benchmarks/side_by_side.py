@@ -158,5 +158,47 @@ def _serve(pipe: Any, make: Callable[..., Side], args: tuple) -> None:
             pipe.send(Failure(f"{type(error).__name__}: {str(error)[:300]}"))
 
 
+def of_torch(loss: Callable[[], Any], optimizer: Any, clip: float, amount: int) -> Side:
+    """A PyTorch side: backward, clipping and update of a loss; on a GPU four steps in a row, the last loss read.
+
+    Args:
+      loss: hands the batch over and runs the forward pass.
+      optimizer: holds what is trained.
+      clip: limit of the gradients' norm.
+      amount: images or tokens of a step.
+    """
+    import torch
+
+    gpu = torch.cuda.is_available()
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def step() -> torch.Tensor:
+        value = loss()
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(trained, clip)
+        optimizer.step()
+        return value.detach()
+
+    def run() -> float:
+        steps, began = 4 if gpu else 1, time.perf_counter()
+        for _ in range(steps):
+            last = step()
+        last.item()
+        return (time.perf_counter() - began) / steps
+
+    about = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if gpu else "cpu"}
+    return Side(run, amount, about, torch.cuda.max_memory_allocated if gpu else None)
+
+
+def of_jax(program: Any, **about: Any) -> Side:
+    """A `mtlora_jax.bench.step.Program` as a side, with more to say about it. FLOPs are the caller's to say: of a loop
+    over layers the compiler counts one turn."""
+    from mtlora_jax.bench.step import burst, environment
+
+    told = {"program_bytes": program.peak_bytes, "compile_seconds": program.compile_seconds, **environment(), **about}
+    return Side(lambda: program.run(burst()), program.amount, told)
+
+
 def _resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

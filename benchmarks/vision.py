@@ -1,51 +1,44 @@
 """MTLoRA's training step beside a PyTorch port of it, and beside full fine-tuning of the same Swin in our own code.
 
-    python benchmarks/vision.py [--config FILE] [--rounds N] [--json OUT] [--any.key=value ...]
+    python benchmarks/vision.py [--config FILE] [--dtype bfloat16] [--sides NAMES] [--apart] [--rounds N] [--json OUT]
+        [--any.key=value ...]
 
 Forward, backward and update, uint8 images and labels transferred inside the timing. The sides take turns, step by step,
-each in a process of its own. On a GPU the port runs under autocast as `eager`, and as `compiled` by torch.compile.
+each in a process of its own. The port is `eager`, and `compiled` by torch.compile; in bfloat16 it runs under autocast.
 `--check` compares port and ours on the same weights instead: outputs and the gradient's norm.
 """
 
 import argparse
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from side_by_side import Side, compare  # noqa: E402
+from side_by_side import Side, compare, of_jax, of_torch
 
 
-def config_of(path: str, overrides: list[str]):
+def config_of(path: str, dtype: str, overrides: list[str]):
     from mtlora_jax.cli import load_config, override
 
-    config = replace(load_config(path), init_from=None)
-    return replace(config, dtype="bfloat16") if overrides == ["--gpu"] else override(config, overrides)
+    config = replace(load_config(path), init_from=None, dtype=dtype)
+    # Reading overrides takes a library that an accelerator's image may lack.
+    return override(config, overrides) if overrides else config
 
 
-def ours(path: str, overrides: list[str], plain: bool) -> Side:
-    from mtlora_jax.bench.step import Program, burst, environment, plain_of
+def ours(config: tuple, plain: bool) -> Side:
+    from mtlora_jax.bench.step import program_of
     from mtlora_jax.engine.process import prepare
 
     prepare()
-    config = config_of(path, overrides)
-    program = Program(plain_of(config) if plain else config)
-    about = {
-        "flops": program.flops,
-        "bytes": program.bytes,
-        "compile_seconds": program.compile_seconds,
-        "program_bytes": program.peak_bytes,
-        **environment(),
-    }
-    return Side(lambda: program.run(burst()), program.amount, about)
+    program = program_of(config_of(*config), plain)
+    return of_jax(program, flops=program.flops, bytes=program.bytes)
 
 
-def port(path: str, overrides: list[str], compiled: bool, plain: bool = False) -> Side:
+def port(config: tuple, compiled: bool, plain: bool) -> Side:
     """The port with the config's optimizer: AdamW, clipping, decay on matrices alone."""
     import torch
     from swin_torch import Model, freeze, losses
@@ -53,7 +46,7 @@ def port(path: str, overrides: list[str], compiled: bool, plain: bool = False) -
     from mtlora_jax.bench.step import made_up
     from mtlora_jax.domains import workload_of
 
-    config = config_of(path, overrides)
+    config = config_of(*config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = made_up(workload_of(config).abstract_batch(config.train.batch_size))
     tasks = config.make_tasks()
@@ -77,52 +70,34 @@ def port(path: str, overrides: list[str], compiled: bool, plain: bool = False) -
     weights, half = config.weights(), config.dtype == "bfloat16"
     network = torch.compile(model) if compiled else model
 
-    def loss_of(images, labels):
+    def loss() -> torch.Tensor:
+        images = torch.from_numpy(batch["image"]).to(device)
+        labels = {name: torch.from_numpy(label).to(device) for name, label in batch["labels"].items()}
         with torch.autocast(device, torch.bfloat16, enabled=half):
             outputs = network(images)
         return sum(weights[name] * value for name, value in losses(outputs, labels).items())
 
-    def step() -> torch.Tensor:
-        images = torch.from_numpy(batch["image"]).to(device)
-        labels = {name: torch.from_numpy(label).to(device) for name, label in batch["labels"].items()}
-        loss = loss_of(images, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, config.optim.clip_norm)
-        optimizer.step()
-        return loss
-
-    def run() -> float:
-        steps = 1 if device == "cpu" else 4
-        began = time.perf_counter()
-        losses = [step().detach() for _ in range(steps)]
-        losses[-1].item()
-        return (time.perf_counter() - began) / steps
-
-    about = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if device == "cuda" else "cpu"}
-    memory = torch.cuda.max_memory_allocated if device == "cuda" else None
-    return Side(run, config.train.batch_size, about, memory)
+    return of_torch(loss, optimizer, config.optim.clip_norm, config.train.batch_size)
 
 
-def check(path: str, overrides: list[str]) -> dict[str, float]:
+def check(config: tuple) -> dict[str, float]:
     """How far the port's outputs and gradients are from ours on the same weights, relative to their norms."""
     import jax
     import torch
+    from flax import traverse_util
     from swin_torch import Model
 
     from mtlora_jax.convert.reference import to_mtlora_reference
     from mtlora_jax.engine.init import draw
     from mtlora_jax.vision.workload import init, make_model, normalise
 
-    config = config_of(path, overrides)
+    config = config_of(*config)
     model, side = make_model(config), config.backbone.image_size
     drawn = draw(lambda: init(model, side, 0), lambda path: True)
     rng = np.random.default_rng(0)
     drawn = {
         k: rng.normal(0, 0.05, v.shape).astype(np.float32) if k.startswith("lora/") else v for k, v in drawn.items()
     }
-    from flax import traverse_util
-
     variables = traverse_util.unflatten_dict(drawn, sep="/")
     images = rng.integers(0, 255, (1, side, side, 3)).astype(np.uint8)
 
@@ -144,8 +119,7 @@ def check(path: str, overrides: list[str]) -> dict[str, float]:
     for name, value in outputs.items():
         other = found[name].detach().permute(0, 2, 3, 1).numpy()
         result[name] = float(np.linalg.norm(value - other) / np.linalg.norm(value))
-    flat = traverse_util.flatten_dict({"lora": grads["lora"]})
-    norm = sum(float((g**2).sum()) for g in flat.values()) ** 0.5
+    norm = sum(float((g**2).sum()) for g in jax.tree.leaves(grads["lora"])) ** 0.5
     adapters = [p.grad for name, p in theirs.named_parameters() if "lora_" in name and p.grad is not None]
     result["gradient"] = abs(norm - sum(float((g**2).sum()) for g in adapters) ** 0.5) / norm
     return result
@@ -158,24 +132,21 @@ def main() -> None:
     parser.add_argument("--json")
     parser.add_argument("--apart", action="store_true", help="one side after the other")
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--sides", default="", help="some of the sides, by name with commas")
-    parser.add_argument("--gpu", action="store_true", help="bfloat16, for machines without the library of overrides")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--sides", default="ours,ours_plain,eager,eager_plain", help="names with commas")
     args, overrides = parser.parse_known_args()
-    overrides = ["--gpu"] if args.gpu else overrides
+    config = args.config, args.dtype, overrides
     if args.check:
-        print(json.dumps(check(args.config, overrides), indent=2))
+        print(json.dumps(check(config), indent=2))
         return
-    common = (args.config, overrides)
     sides = {
-        "ours": (ours, (*common, False)),
-        "ours_plain": (ours, (*common, True)),
-        "eager": (port, (*common, False)),
-        "eager_plain": (port, (*common, False, True)),
+        "ours": (ours, (config, False)),
+        "ours_plain": (ours, (config, True)),
+        "eager": (port, (config, False, False)),
+        "eager_plain": (port, (config, False, True)),
+        "compiled": (port, (config, True, False)),
     }
-    if args.gpu:
-        sides["compiled"] = (port, (*common, True))
-    wanted = [name for name in args.sides.split(",") if name] or list(sides)
-    compare({name: sides[name] for name in wanted}, args.rounds, args.apart, args.json)
+    compare({name: sides[name] for name in args.sides.split(",")}, args.rounds, args.apart, args.json)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,13 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from mtlora_jax.bench.step import Program, environment, plain_of
+from mtlora_jax.bench.step import environment, program_of
 from mtlora_jax.config import Config
-from mtlora_jax.vision.config import VisionConfig
 
 LISTED = 60
 """Operations in a report."""
@@ -29,9 +27,7 @@ def bench(config: Config, rounds: int = 3, plain: bool = False) -> dict[str, Any
       Seconds of a step while traced, milliseconds of all operations together (of all cores, or of the device), and the
       longest operations: milliseconds a step, how often a step runs it, its shape, and where in the model it is from.
     """
-    config = replace(config, **({"init_from": None} if isinstance(config, VisionConfig) else {}))
-    program = Program(plain_of(config) if plain else config)
-    program.run()
+    program = program_of(config, plain)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             seconds = min(program.run() for _ in range(rounds))

@@ -10,13 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mtlora_jax.bench.flops import macs
 from mtlora_jax.config import Config
 from mtlora_jax.domains import workload_of
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.process import return_memory
-from mtlora_jax.engine.state import start
+from mtlora_jax.engine.state import State, start
 from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.text.config import MicroworldData, TextConfig
 from mtlora_jax.vision.config import VisionConfig
@@ -37,13 +38,11 @@ def bench(config: Config, rounds: int = 10, plain: bool = False) -> dict:
       Environment, step times in seconds, images or tokens a second (padding not counted), FLOPs and bytes of the
       compiled program, measured ceilings and the ratio of the time they allow to the time it took.
     """
-    config = replace(config, **({"init_from": None} if isinstance(config, VisionConfig) else {}))
-    programs = {"step": Program(config)}
+    programs = {"step": program_of(config)}
     if plain:
-        programs["plain"] = Program(plain_of(config))
+        programs["plain"] = program_of(config, plain=True)
     for program in programs.values():
-        for _ in range(2):
-            program.run()
+        program.run()
     times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
@@ -84,23 +83,20 @@ def burst() -> int:
 
 
 class Program:
-    """A config's compiled step with a state and a host batch to run it on."""
+    """A compiled training step with a state and a host batch to run it on; it has run once.
 
-    def __init__(self, config: Config):
-        self.mesh = make_mesh(config.mesh)
-        workload = workload_of(config)
-        begin = start(workload, config, self.mesh)
-        self.state, self.frozen = begin.state, begin.frozen
-        if isinstance(config, TextConfig) and isinstance(config.data, MicroworldData):
-            B = config.train.batch_size
-            self.batch = workload.train_batches(B).batch(config.seed, 0, range(B))
-            self.unit, self.amount = "tokens", int((self.batch["segment_ids"] > 0).sum())
-        else:
-            self.batch = made_up(workload.abstract_batch(config.train.batch_size))
-            self.unit, self.amount = "images", config.train.batch_size
-        step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, self.mesh)
+    Args:
+      step: as `make_train_step` makes it.
+      state, frozen: what it starts from, on the mesh.
+      batch: of numpy arrays.
+      amount, unit: how many images or tokens that is.
+    """
+
+    def __init__(self, step: Callable, state: State, frozen: dict, batch: dict, mesh: Mesh, amount: int, unit: str):
+        self.state, self.frozen, self.batch, self.mesh = state, frozen, batch, mesh
+        self.amount, self.unit = amount, unit
         began = time.perf_counter()
-        self.step = step.lower(self.state, self.frozen, put_batch(self.batch, self.mesh)).compile()
+        self.step = step.lower(state, frozen, put_batch(batch, mesh)).compile()
         self.compile_seconds = time.perf_counter() - began
         cost, memory = self.step.cost_analysis(), self.step.memory_analysis()
         self.flops, self.bytes = float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
@@ -119,6 +115,25 @@ class Program:
             late = metrics["loss"]
         float(late)
         return (time.perf_counter() - began) / steps
+
+
+def program_of(config: Config, plain: bool = False) -> Program:
+    """A config's real step on made-up images, or on rows of the micro-world; no pretrained Swin is read.
+
+    Args:
+      plain: what the config is compared with instead; see `plain_of`.
+    """
+    config = replace(config, init_from=None) if isinstance(config, VisionConfig) else config
+    config = plain_of(config) if plain else config
+    mesh, workload, B = make_mesh(config.mesh), workload_of(config), config.train.batch_size
+    begin = start(workload, config, mesh)
+    if isinstance(config, TextConfig) and isinstance(config.data, MicroworldData):
+        batch = workload.train_batches(B).batch(config.seed, 0, range(B))
+        amount, unit = int((batch["segment_ids"] > 0).sum()), "tokens"
+    else:
+        batch, amount, unit = made_up(workload.abstract_batch(B)), B, "images"
+    step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, mesh)
+    return Program(step, begin.state, begin.frozen, batch, mesh, amount, unit)
 
 
 def plain_of(config: Config) -> Config:

@@ -17,8 +17,8 @@ MALLOPT = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (
 
 
 def keep_memory() -> None:
-    """Has the C library keep what is freed: a step on a CPU takes its gigabytes anew each time, and a quarter of its
-    time went into the pages that the system handed out and took back. Where there is no glibc, nothing is done."""
+    """Has the C library keep what is freed: a step on a CPU takes its gigabytes anew each time, and much of its time
+    would go into the pages that the system hands out and takes back. Where there is no glibc, nothing is done."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

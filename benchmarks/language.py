@@ -74,7 +74,7 @@ def ours(args, method: str) -> Side:
     from mtlora_jax.engine.process import prepare
     from mtlora_jax.engine.state import State
     from mtlora_jax.engine.step import make_train_step
-    from mtlora_jax.text.adapter import Adapter
+    from mtlora_jax.language.adapter import Adapter
     from mtlora_jax.text.config import TaskConfig, TextConfig
     from mtlora_jax.text.llama import LlamaSpec
     from mtlora_jax.text.workload import make_workload

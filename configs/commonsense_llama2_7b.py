@@ -11,7 +11,7 @@ accuracies of the paper's tables are not known to us, so none are quoted.
 """
 
 from mtlora_jax.config import Mesh, Optim, Train
-from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.config import CommonsenseData, TaskConfig, TextConfig
 from mtlora_jax.text.tasks import COMMONSENSE
 

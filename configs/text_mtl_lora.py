@@ -7,7 +7,7 @@ change the method alone. The embedded model is weak: expect it to adopt the form
 """
 
 from mtlora_jax.config import Optim, Train
-from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.config import MicroworldData, TaskConfig, TextConfig
 from mtlora_jax.text.tasks import COMMONSENSE
 

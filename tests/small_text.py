@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mtlora_jax.config import Optim, Train
-from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.config import MicroworldData, TaskConfig, TextConfig
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.llama_weights import save_llama

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "weights": {"errors", "files", "listing"},
     "images": {"errors", "files"},
     "input": FLOOR,
-    "language": FLOOR | {"input"},
+    "language": FLOOR | {"input", "adapters"},
     # The table of domains names them as text, and imports the one that a config belongs to.
     "engine": FLOOR | {"input", "weights", "images", "domains"},
     "domains": {"config", "errors", "engine"},

@@ -1,6 +1,5 @@
 """Language models with adapters: Hugging Face folders, and the adapter files of the MTL-LoRA reference."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mtlora_jax.convert import adapter_rows
 from mtlora_jax.convert.effect import check_acts
 from mtlora_jax.engine import tables
 from mtlora_jax.errors import UserError
+from mtlora_jax.language.sites import adapter_at
 from mtlora_jax.text.llama import SITES, Llama, init
 from mtlora_jax.text.llama_weights import open_llama
 from mtlora_jax.text.tasks import COMMONSENSE
@@ -101,12 +101,7 @@ def adapted_layers(model: Llama) -> dict[tuple[str, ...], Dense]:
 
 def adapters_of(model: Llama) -> dict[str, Spec]:
     """The adapter of every projection that has one."""
-    return {site: spec for site in SITES if (spec := adapter_at(model, site)) is not None}
-
-
-def adapter_at(model: Llama, site: str) -> Spec | None:
-    """The adapter that a model's table gives a projection."""
-    return next((spec for regex, spec in model.adapters if re.search(regex, site)), None)
+    return {site: spec for site in SITES if (spec := adapter_at(model.adapters, site)) is not None}
 
 
 def reference_spec(hyper: Mapping[str, Any]) -> Spec:

@@ -18,8 +18,8 @@ from mtlora_jax.convert.out import check_out
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.run import Step, open_run
 from mtlora_jax.errors import UserError
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.language.tokenizer import Tokenizer, load_tokenizer
-from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import tokenizer_of
 from mtlora_jax.text.llama import Llama

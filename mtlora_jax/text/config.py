@@ -6,8 +6,8 @@ from typing import Literal
 
 from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.language.templates import TEMPLATES
-from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.datasets.commonsense import CommonsenseData
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.files import FileData

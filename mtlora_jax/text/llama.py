@@ -3,8 +3,6 @@
 Layers are one `nn.scan`: their leaves have a leading axis of layers, and they compile once.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +11,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from mtlora_jax.adapters import Dense, Spec
+from mtlora_jax.adapters import Spec
 from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of
+from mtlora_jax.language.sites import REMAT, Sites, check_table
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
     f"mlp/{name}_proj" for name in ("gate", "up", "down")
 )
 """Projections of a layer that may carry an adapter."""
-
-REMAT: Mapping[str, Any] = {
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-"""What a layer keeps for the backward pass: only its input, or the products with weights too."""
 
 
 @struct.dataclass
@@ -117,25 +110,6 @@ class RMSNorm(nn.Module):
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
         return normed.astype(x.dtype) * scale.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
-
-
-class Sites(nn.Module):
-    """What attention and MLP share: projections, each with the adapter of its site."""
-
-    spec: LlamaSpec
-    adapters: tuple[tuple[str, Spec], ...]
-    dtype: jnp.dtype | None
-
-    def project(self, site: str, features: int, use_bias: bool) -> Dense:
-        adapter = next((spec for regex, spec in self.adapters if re.search(regex, site)), None)
-        return Dense(
-            features,
-            use_bias=use_bias,
-            adapter=adapter,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.normal(0.02),
-            name=site.rpartition("/")[2],
-        )
 
 
 class Attention(Sites):
@@ -235,13 +209,7 @@ class Llama(nn.Module):
 
     def check_table(self) -> None:
         """Raises ValueError for a row of `adapters` that matches no projection, or cannot be read."""
-        for regex, _ in self.adapters:
-            try:
-                found = any(re.search(regex, site) for site in SITES)
-            except re.error as error:
-                raise ValueError(f"adapter row {regex!r} is not a regular expression: {error}") from None
-            if not found:
-                raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(SITES)}")
+        check_table(self.adapters, SITES)
 
     def _stack(self) -> Any:
         """`Layer` for all layers at once."""

@@ -17,7 +17,7 @@ from mtlora_jax.engine import tables
 from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_named
 from mtlora_jax.engine.run import Run, open_run
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.llama_weights import open_llama, read_spec
 from mtlora_jax.weights import safetensors

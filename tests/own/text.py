@@ -8,7 +8,7 @@ from configs.text_smoke import get_config as parent
 from mtlora_jax.adapters import METHODS, Spec, defaults
 from mtlora_jax.adapters.leaf import Leaf, fan_in_uniform, zeros
 from mtlora_jax.adapters.methods.lora import updated
-from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.config import TextConfig
 
 # --- an adapter method

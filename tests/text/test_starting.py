@@ -15,7 +15,7 @@ from mtlora_jax.engine.run import evaluate_untrained, open_run
 from mtlora_jax.engine.state import place_weights
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError
-from mtlora_jax.text.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.config import TaskConfig
 from mtlora_jax.text.workload import make_workload
 

@@ -21,8 +21,8 @@ from mtlora_jax.engine.run import open_run
 from mtlora_jax.engine.state import start
 from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.errors import UserError
+from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.language.packing import Packed, lay_out
-from mtlora_jax.text.adapter import Adapter
 from mtlora_jax.text.config import FileData, TaskConfig
 from mtlora_jax.text.examples import open_corpus
 from mtlora_jax.text.llama import LlamaSpec

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.images.scenes.view import MIN_AREA, View
+from mtlora_jax.images.scenes.world import BOX, CAPSULE, CONE, CYLINDER, FAR, SPHERE
 from mtlora_jax.vision.datasets.scenes import ATTRIBUTES, CLASSES, OBJECTS, PARTS, TASKS, Scenes
-from mtlora_jax.vision.datasets.scenes.labels import MIN_AREA, View
-from mtlora_jax.vision.datasets.scenes.world import BOX, CAPSULE, CONE, CYLINDER, FAR, SPHERE
 
 VOID = 255
 S = 48

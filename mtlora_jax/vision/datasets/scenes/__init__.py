@@ -12,19 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.images.scenes.people import PARTS
+from mtlora_jax.images.scenes.sample import SPLITS, world_of
+from mtlora_jax.images.scenes.view import View
+from mtlora_jax.images.scenes.world import CLASSES, World
 from mtlora_jax.vision.datasets.data import Data, Tasks
 from mtlora_jax.vision.datasets.examples import NativeExamples
 from mtlora_jax.vision.datasets.scenes import labels as _labels
 from mtlora_jax.vision.datasets.scenes.labels import ATTRIBUTES, OBJECTS
-from mtlora_jax.vision.datasets.scenes.people import PARTS
-from mtlora_jax.vision.datasets.scenes.sample import sample_world
-from mtlora_jax.vision.datasets.scenes.shade import blend, shade
-from mtlora_jax.vision.datasets.scenes.world import CLASSES, World
 
 __all__ = ["ATTRIBUTES", "CLASSES", "OBJECTS", "PARTS", "SPLITS", "TASKS", "Scenes", "ScenesData"]
 
 TASKS = tuple(_labels.LABELS)
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Scenes(NativeExamples):
         index = int(index)
         if not 0 <= index < self.length:
             raise IndexError(f"scenes: index {index} of {self.length}")
-        view = _labels.View.of(self.world(index), self.size)
-        example = {"image": blend(shade(view.world, view.hits, view.found))}
+        view = View.of(self.world(index), self.size)
+        example = {"image": view.picture()}
         if self.labels == "attributes":
             return {**example, "labels": _labels.attributes(view), "id": np.int64(index)}
         return {
@@ -120,7 +119,4 @@ class Scenes(NativeExamples):
 
     def world(self, index: int) -> World:
         """What picture `index` shows."""
-        # Philox is counter-based: another key or counter is another, disjoint stretch of random bits.
-        key = np.array([self.seed, SPLITS.index(self.split)], np.uint64)
-        bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64))
-        return sample_world(np.random.Generator(bits))
+        return world_of(self.seed, self.split, index)

@@ -7,7 +7,7 @@ World frame: x right, y up, z towards the viewer, metres; the ground is y = 0 an
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mtlora_jax.vision.datasets.scenes.people import Person
+from mtlora_jax.images.scenes.people import Person
 
 CLASSES = ("background", "ground", "box", "sphere", "cylinder", "person", "cone")
 """Names of the semantic classes: index is the label."""

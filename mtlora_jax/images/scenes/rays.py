@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlora_jax.vision.datasets.scenes.world import BOX, CAPSULE, CONE, CYLINDER, FAR, SPHERE, World
+from mtlora_jax.images.scenes.world import BOX, CAPSULE, CONE, CYLINDER, FAR, SPHERE, World
 
 SKY, GROUND, WALL, SOLID = 0, 1, 2, 3
 """Surface ids; solid k of the world has id `SOLID + k`."""

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtlora_jax.vision.datasets.scenes.people import sample_person
-from mtlora_jax.vision.datasets.scenes.world import (
+from mtlora_jax.images.scenes.people import sample_person
+from mtlora_jax.images.scenes.world import (
     BOX,
     CAPSULE,
     CHECKER,
@@ -42,6 +42,18 @@ class _Footprint(NamedTuple):
     x: float
     z: float
     radius: float
+
+
+SPLITS = ("train", "val")
+"""The two never share a world."""
+
+
+def world_of(seed: int, split: str, index: int) -> World:
+    """The world of that number: a function of (seed, split, index)."""
+    # Philox is counter-based: another key or counter is another, disjoint stretch of random bits.
+    key = np.array([seed, SPLITS.index(split)], np.uint64)
+    bits = np.random.Philox(key=key, counter=np.array([0, 0, 0, index], np.uint64))
+    return sample_world(np.random.Generator(bits))
 
 
 def sample_world(rng: np.random.Generator) -> World:

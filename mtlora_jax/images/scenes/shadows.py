@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mtlora_jax.vision.datasets.scenes.rays import Camera, Hits, bounds, project
-from mtlora_jax.vision.datasets.scenes.surfaces import Surfaces
-from mtlora_jax.vision.datasets.scenes.world import BOX, CAPSULE, CONE, CYLINDER, SPHERE, World
+from mtlora_jax.images.scenes.rays import Camera, Hits, bounds, project
+from mtlora_jax.images.scenes.surfaces import Surfaces
+from mtlora_jax.images.scenes.world import BOX, CAPSULE, CONE, CYLINDER, SPHERE, World
 
 
 def on_ground(camera: Camera, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

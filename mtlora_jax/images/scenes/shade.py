@@ -4,10 +4,10 @@ from functools import cache
 
 import numpy as np
 
-from mtlora_jax.vision.datasets.scenes.rays import GROUND, SKY, WALL, Hits
-from mtlora_jax.vision.datasets.scenes.shadows import on_ground, shadow
-from mtlora_jax.vision.datasets.scenes.surfaces import Surfaces, dot
-from mtlora_jax.vision.datasets.scenes.world import (
+from mtlora_jax.images.scenes.rays import GROUND, SKY, WALL, Hits
+from mtlora_jax.images.scenes.shadows import on_ground, shadow
+from mtlora_jax.images.scenes.surfaces import Surfaces, dot
+from mtlora_jax.images.scenes.world import (
     BOX,
     BRICKS,
     CHECKER,

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlora_jax.vision.datasets.scenes.rays import GROUND, SOLID, WALL, Hits, wall_normal
-from mtlora_jax.vision.datasets.scenes.world import BOX, CAPSULE, CONE, CYLINDER, SPHERE, World
+from mtlora_jax.images.scenes.rays import GROUND, SOLID, WALL, Hits, wall_normal
+from mtlora_jax.images.scenes.world import BOX, CAPSULE, CONE, CYLINDER, SPHERE, World
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The procedural scenes: a world drawn at random, and its picture by ray casting."""

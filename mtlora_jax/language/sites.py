@@ -1,0 +1,61 @@
+"""What language models share: projections that carry the adapter of their site, by a table of regexes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mtlora_jax.adapters import Dense, Spec
+
+Table = tuple[tuple[str, Spec], ...]
+"""(regex, spec) rows, searched over the sites of a model; the first that is found gives a projection its adapter."""
+
+REMAT: Mapping[str, Any] = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What a layer keeps for the backward pass: only its input, or the products with weights too."""
+
+
+class Sites(nn.Module):
+    """Base of modules with projections.
+
+    Attributes:
+      spec: the model's shape.
+      adapters: its table.
+      dtype: compute dtype; None keeps the input's.
+    """
+
+    spec: Any
+    adapters: Table
+    dtype: jnp.dtype | None
+
+    def project(self, site: str, features: int, use_bias: bool) -> Dense:
+        """The projection of a site, named by the last part of its path."""
+        return Dense(
+            features,
+            use_bias=use_bias,
+            adapter=adapter_at(self.adapters, site),
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(0.02),
+            name=site.rpartition("/")[2],
+        )
+
+
+def adapter_at(adapters: Table, site: str) -> Spec | None:
+    """The adapter that a table gives a projection."""
+    return next((spec for regex, spec in adapters if re.search(regex, site)), None)
+
+
+def check_table(adapters: Table, sites: Sequence[str]) -> None:
+    """Raises ValueError for a row that matches none of the sites, or cannot be read."""
+    for regex, _ in adapters:
+        try:
+            found = any(re.search(regex, site) for site in sites)
+        except re.error as error:
+            raise ValueError(f"adapter row {regex!r} is not a regular expression: {error}") from None
+        if not found:
+            raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(sites)}")

@@ -4,11 +4,12 @@ A row's path and names are below one adapted projection; `rows` puts them below 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from mtlora_jax.adapters import MoELoRA, MTLLoRA, Spec
+from mtlora_jax.errors import UserError
 from mtlora_jax.weights.mapping import TRANSPOSED, Row, single, stack_of, stacked, twice
 
 FIRST_TRANSPOSED = single(lambda x: x[0].T, lambda x: x.T[None])
@@ -52,6 +53,14 @@ def moelora(spec: MoELoRA) -> tuple[Row, ...]:
 REFERENCE: Mapping[str, Callable[..., tuple[Row, ...]]] = {"mtl_lora": mtl_lora, "moelora": moelora}
 """By method; the reference trains its other adapters with the peft library."""
 
+
+def reference_table(spec: Spec) -> tuple[Row, ...]:
+    """The reference's rows below one projection. Raises UserError for a method that it lacks."""
+    if spec.method not in REFERENCE:
+        raise UserError(f"the reference has no {spec.method}: it saves {', '.join(REFERENCE)}")
+    return REFERENCE[spec.method](spec)
+
+
 PEFT = (
     Row("A", ("lora_A.weight",), TRANSPOSED),
     Row("B", ("lora_B.weight",), TRANSPOSED),
@@ -61,24 +70,34 @@ PEFT = (
 PEFT_PREFIX = "base_model.model."
 
 
-def rows(adapters: Mapping[str, Spec], table: Callable[[Spec], tuple[Row, ...]], layers: int, prefix: str = ""):
-    """The key table of a model's adapters, for paths `lora/layers/<site>/<leaf>`.
+def rows(
+    adapters: Mapping[str, Spec],
+    table: Callable[[Spec], tuple[Row, ...]],
+    place: Callable[[str], tuple[str, Sequence[str]]],
+) -> tuple[Row, ...]:
+    """The key table of a model's adapters.
 
     Args:
       adapters: the adapter of every adapted projection, `self_attn/q_proj` and the like.
       table: the rows below one of them.
-      layers: how many layers are stacked in a leaf.
-      prefix: what stands before `model.layers` in their names.
+      place: where a projection is: its path below `lora`, and what it is called in each layer there.
     """
-    return tuple(
-        Row(
-            f"lora/layers/{site}/{row.path}",
-            tuple(f"{prefix}model.layers.{i}.{site.replace('/', '.')}.{n}" for i in range(layers) for n in row.names),
-            stacked(row.layout, layers),
-        )
-        for site, spec in adapters.items()
-        for row in table(spec)
-    )
+    found = []
+    for site, spec in adapters.items():
+        path, names = place(site)
+        for row in table(spec):
+            theirs = tuple(f"{name}.{n}" for name in names for n in row.names)
+            found.append(Row(f"lora/{path}/{row.path}", theirs, stacked(row.layout, len(names))))
+    return tuple(found)
+
+
+def in_llama(layers: int, prefix: str = "") -> Callable[[str], tuple[str, list[str]]]:
+    """Where a projection of a decoder of that many layers is; `prefix` stands before `model.layers` in their names."""
+
+    def place(site: str) -> tuple[str, list[str]]:
+        return f"layers/{site}", [f"{prefix}model.layers.{i}.{site.replace('/', '.')}" for i in range(layers)]
+
+    return place
 
 
 def norms(kernel: np.ndarray) -> np.ndarray:

@@ -83,10 +83,8 @@ def to_mtl_lora_reference(model: Llama, variables: Mapping[str, Any]) -> dict[st
 def reference_rows(model: Llama) -> tuple[mapping.Row, ...]:
     """The reference's key table of a model's adapters. Raises UserError for a method that the reference lacks."""
     adapters = adapters_of(model)
-    for spec in adapters.values():
-        if spec.method not in adapter_rows.REFERENCE:
-            raise UserError(f"the reference has no {spec.method}: it saves {', '.join(adapter_rows.REFERENCE)}")
-    return adapter_rows.rows(adapters, lambda spec: adapter_rows.REFERENCE[spec.method](spec), model.spec.layers)
+    place = adapter_rows.in_llama(model.spec.layers)
+    return adapter_rows.rows(adapters, adapter_rows.reference_table, place)
 
 
 def abstract_adapters(model: Llama) -> dict[str, jax.ShapeDtypeStruct]:

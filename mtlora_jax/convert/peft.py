@@ -111,7 +111,9 @@ def openable(base: str) -> str:
 
 
 def peft_rows(adapters: Mapping[str, Spec], layers: int) -> tuple[mapping.Row, ...]:
-    return adapter_rows.rows(adapters, lambda spec: adapter_rows.PEFT, layers, adapter_rows.PEFT_PREFIX)
+    return adapter_rows.rows(
+        adapters, lambda spec: adapter_rows.PEFT, adapter_rows.in_llama(layers, adapter_rows.PEFT_PREFIX)
+    )
 
 
 def _dora_pairs(variables, layers, magnitudes) -> dict:

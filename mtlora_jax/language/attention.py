@@ -1,4 +1,4 @@
-"""Attention with grouped queries, causal among the tokens of one segment."""
+"""Attention with grouped queries; causal among the tokens of one segment, or over any mask."""
 
 from functools import cache
 
@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from mtlora_jax.adapters.methods.lora import dropout
+
+Drop = tuple[float, jax.Array]
+"""A probability, and the key that decides."""
 MASKED = -1e30
 """A logit that softmax turns into 0, finite so that rows without any token stay finite."""
 
@@ -44,7 +48,8 @@ class Mask:
     """Which tokens a query sees.
 
     Attributes:
-      allowed: `[B, L, M]` bool, query by key; or by blocks, `[B, blocks, reach, 2 reach]`.
+      allowed: `[B, L, M]` bool, query by key, B and L being 1 where all are alike; or by blocks,
+        `[B, blocks, reach, 2 reach]`.
       reach: 0 where `allowed` tells all. Else queries and keys are the same tokens, and a token sees itself and at
         most `reach - 1` before it.
     """
@@ -94,7 +99,7 @@ def _with_previous(blocks: jax.Array) -> jax.Array:
     return jnp.concatenate([before, blocks], axis=2)
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, drop: Drop | None = None) -> jax.Array:
     """Softmax attention, the softmax in float32; keys are shared by groups of queries, and never repeated.
 
     In half precision on an NVIDIA GPU by cuDNN's fused kernel, which never writes a matrix of L by M.
@@ -103,6 +108,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
       q: `[B, L, K, H]`, K query heads.
       k, v: `[B, M, G, H]`, G divides K; query head i reads key head `i // (K / G)`.
       mask: what each query sees.
+      drop: probability and key of dropping a weight while training, which no fused kernel does.
 
     Returns:
       `[B, L, K, H]`.
@@ -112,27 +118,29 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask) -> jax.Array:
         q = _blocks(q, mask.reach)
         k, v = (_with_previous(_blocks(x, mask.reach)) for x in (k, v))
         q, k, v, allowed = (x.reshape(-1, *x.shape[2:]) for x in (q, k, v, mask.allowed))
-        return attend(q, k, v, Mask(allowed)).reshape(B, -1, K, H)[:, :L]
-    if _is_fused(q, k):
+        return attend(q, k, v, Mask(allowed), drop).reshape(B, -1, K, H)[:, :L]
+    if drop is None and _is_fused(q, k):
         return jax.nn.dot_product_attention(
             q,
             k,
             v,
-            mask=mask.allowed[:, None],
+            mask=jnp.broadcast_to(mask.allowed, (B, L, k.shape[1]))[:, None],
             is_causal=mask.reach > 0,
             local_window_size=(mask.reach - 1, 0) if 0 < mask.reach < L else None,
             implementation="cudnn",
         )
-    return plain(q, k, v, mask.allowed)
+    return plain(q, k, v, mask.allowed, drop)
 
 
-def plain(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array) -> jax.Array:
-    """`attend`, by matrix products; `allowed` is `[B, L, M]` bool."""
+def plain(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array, drop: Drop | None = None) -> jax.Array:
+    """`attend`, by matrix products; `allowed` is `[B, L, M]` bool, or broadcasts to it."""
     B, L, K, H = q.shape
     G = k.shape[2]
     grouped = q.reshape(B, L, G, K // G, H)
     logits = jnp.einsum("blgqh,bmgh->bgqlm", grouped, k).astype(jnp.float32) * H**-0.5
     weights = jax.nn.softmax(jnp.where(allowed[:, None, None], logits, MASKED), axis=-1).astype(q.dtype)
+    if drop is not None:
+        weights = dropout(weights, *drop)
     return jnp.einsum("bgqlm,bmgh->blgqh", weights, v).reshape(B, L, K, H)
 
 

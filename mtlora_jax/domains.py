@@ -16,6 +16,8 @@ DOMAINS = {
     "mtlora_jax.vision.pretrain:PretrainConfig": "mtlora_jax.vision.pretrain",
     "mtlora_jax.text.config:TextConfig": "mtlora_jax.text.workload",
     "mtlora_jax.text.pretrain:TextPretrainConfig": "mtlora_jax.text.pretrain",
+    "mtlora_jax.image_text.config:ImageTextConfig": "mtlora_jax.image_text.workload",
+    "mtlora_jax.image_text.pretrain:BartPretrainConfig": "mtlora_jax.image_text.pretrain",
 }
 """A domain's config class -> the module whose `make_workload(config)` makes its workload."""
 

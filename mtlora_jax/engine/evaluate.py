@@ -30,11 +30,14 @@ def evaluate(workload: Workload, eval_step: Callable, variables, batches: Iterab
     sums: dict[str, dict[str, float]] = {task: {} for task in workload.objectives}
     states = {task: empty() for task in workload.objectives}
     for batch in batches:
-        loss_sums, statistics = jax.device_get(eval_step(variables, put_batch(batch, mesh))[:2])
+        loss_sums, statistics, outputs = eval_step(variables, put_batch(batch, mesh))
+        loss_sums, statistics = jax.device_get((loss_sums, statistics))
+        observed = workload.observe(outputs, batch)
         for task in workload.objectives:
             for name, value in loss_sums[task].items():
                 sums[task][name] = sums[task].get(name, 0.0) + float(value)
-            states[task] = update(states[task], statistics[task], batch["valid"][task])
+            known = statistics[task] | observed.get(task, {})
+            states[task] = update(states[task], known, batch["valid"][task])
     losses = {task: float(value) for task, value in finish(workload, sums).items()}
     total = losses.pop("loss")
     metrics = {

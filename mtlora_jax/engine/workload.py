@@ -48,6 +48,8 @@ class Workload:
       forward: `(variables, batch, key or None) -> (outputs, mutated collections)`; with a key it trains.
       sums: `(outputs, batch) -> {task: {name: scalar}}`, additive statistics of every loss.
       measure: `(outputs, batch) -> {task: {name: [B, ...]}}`, per-example statistics of every metric.
+      observe: `(outputs, batch) -> ` further statistics of that form, which only the host can tell: scores of decoded
+        texts.
       table: (path regex, label) rows for every weight; the labels are `decay`, `no_decay` and `frozen`.
       owners: (path regex, task) rows for leaves that one task alone reads and whose path does not say so.
       axes: (path regex, logical names of trailing axes) rows, by which weights are cut over a mesh; see `sharding`.
@@ -77,6 +79,7 @@ class Workload:
     train_batches: Callable[[int], Batches]
     held_out: Callable[[int], Sequence[dict]]
     constant: Callable[[], Metrics]
+    observe: Callable[[Any, Mapping], dict[str, dict[str, np.ndarray]]] = lambda outputs, batch: {}
     owners: tuple[tuple[str, str], ...] = ()
     axes: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     pictures: Callable[[Any, Mapping], dict[str, np.ndarray]] = lambda outputs, batch: {}

@@ -31,6 +31,11 @@ class VisualSpec:
     order: bool = True
 
 
+def is_pooled(spec: VisualSpec, count: int) -> bool:
+    """Whether a picture's features are a grid, and pooled."""
+    return spec.pool and math.isqrt(count) ** 2 == count
+
+
 def pooled(x: jax.Array, tokens: int) -> jax.Array:
     """Adaptive max pooling of square grids.
 
@@ -78,7 +83,7 @@ class VisualEmbedding(nn.Module):
           `[B, I * tokens, D]`.
         """
         s = self.spec
-        if s.pool and math.isqrt(features.shape[2]) ** 2 == features.shape[2]:
+        if is_pooled(s, features.shape[2]):
             features = pooled(features, s.tokens)
         B, I, N, _ = features.shape
         boxes = jnp.zeros((B, I, N, 4)) if boxes is None else boxes[:, :, :N]

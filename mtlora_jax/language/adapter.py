@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mtlora_jax.adapters import DoRA, HydraLoRA, LoRA, MoELoRA, MTLLoRA, MultiLoRA, Spec
 
@@ -53,7 +53,7 @@ class Adapter:
         return SPECS[self.method](self, tasks)
 
     def table(self, tasks: tuple[str, ...]) -> tuple[tuple[str, Spec], ...]:
-        """(regex, spec) rows, as `text.llama.Llama` takes them."""
+        """(regex, spec) rows, as models take them."""
         return tuple((site, self.spec(tasks)) for site in self.sites)
 
 
@@ -67,3 +67,14 @@ SPECS: dict[str, Callable[[Adapter, tuple[str, ...]], Spec]] = {
     "moelora": lambda a, tasks: MoELoRA(tasks, a.rank, a.experts, a.embedding, a.scale, a.dropout),
     "hydralora": lambda a, tasks: HydraLoRA(a.rank, a.up_projections, a.scale, a.dropout),
 }
+
+
+def settings(adapter: Adapter, ranks: bool = True) -> dict[str, Any]:
+    """What adapters' leaves do not tell of what they compute, by keys of the config.
+
+    Args:
+      ranks: tell the scale too; it means nothing beside leaves of another rank, which are not taken.
+    """
+    keys = ("method", *({"mtl_lora": ("temperature", "diagonal")}.get(adapter.method, ())))
+    found = {f"adapter.{key}": getattr(adapter, key) for key in keys}
+    return found | ({"adapter.alpha / adapter.rank": adapter.scale} if ranks else {})

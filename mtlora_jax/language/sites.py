@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtlora_jax.adapters import Dense, Spec
+from mtlora_jax.adapters import Dense, Spec, method_of
 
 Table = tuple[tuple[str, Spec], ...]
 """(regex, spec) rows, searched over the sites of a model; the first that is found gives a projection its adapter."""
@@ -59,3 +59,22 @@ def check_table(adapters: Table, sites: Sequence[str]) -> None:
             raise ValueError(f"adapter row {regex!r} is not a regular expression: {error}") from None
         if not found:
             raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(sites)}")
+
+
+def axes(adapters: Table, sites: Sequence[str], into: str, out_of: str) -> list[tuple[str, tuple[str | None, ...]]]:
+    """Logical axes of projections' kernels and of their adapters; what a task owns is small, and replicated.
+
+    Args:
+      into, out_of: regexes of the names of projections from the model's width, and back to it.
+    """
+    rows: list[tuple[str, tuple[str | None, ...]]] = [
+        (rf"/({into})/kernel$", ("embed", "inner")),
+        (rf"/({out_of})/kernel$", ("inner", "embed")),
+    ]
+    declared = {name for _, adapter in adapters for name in method_of(adapter).declare(adapter, 1, 1)}
+    for group, before, after in ((into, "embed", "inner"), (out_of, "inner", "embed")):
+        if any(re.search(regex, s) for regex, _ in adapters for s in sites if re.search(f"/({group})$", s)):
+            leaves = {"A": (before, None), "route": (before, None), "B": (None, after)}
+            leaves |= {"magnitude": (after,), "scaling": (after,)}
+            rows += [(rf"/({group})/{leaf}$", names) for leaf, names in leaves.items() if leaf in declared]
+    return rows

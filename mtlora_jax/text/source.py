@@ -17,7 +17,7 @@ from mtlora_jax.engine import tables
 from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_named
 from mtlora_jax.engine.run import Run, open_run
 from mtlora_jax.errors import UserError
-from mtlora_jax.language.adapter import Adapter
+from mtlora_jax.language.adapter import Adapter, settings
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.llama_weights import open_llama, read_spec
 from mtlora_jax.weights import safetensors
@@ -117,17 +117,6 @@ class AdapterFile(Folder):
         if fingerprint({path: np.asarray(stored[path]) for path in stored}, identity(spec)) != self._fingerprint:
             raise UserError(f"{self.path} was trained on another base than {self.base}: their fingerprints differ")
         return Borrowed(Both(stored, self.adapters), str(self.path), only)
-
-
-def settings(adapter: Adapter, ranks: bool = True) -> dict[str, Any]:
-    """What adapters' leaves do not tell of what they compute, by keys of the config.
-
-    Args:
-      ranks: tell the scale too; it means nothing beside leaves of another rank, which are not taken.
-    """
-    keys = ("method", *({"mtl_lora": ("temperature", "diagonal")}.get(adapter.method, ())))
-    found = {f"adapter.{key}": getattr(adapter, key) for key in keys}
-    return found | ({"adapter.alpha / adapter.rank": adapter.scale} if ranks else {})
 
 
 def leaves_for(adapter: Adapter | None, init_from: str | None, init_only: str) -> Mapping[str, Any] | None:

@@ -1,6 +1,5 @@
 """Multi-task language modelling as the engine sees it."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mtlora_jax.adapters import Spec, method_of
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.language.corpus import Corpus
 from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.language.packing import IGNORE
+from mtlora_jax.language.sites import Table
+from mtlora_jax.language.sites import axes as site_axes
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import held_out, open_corpus, train_batches
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
@@ -27,26 +27,18 @@ NOTE = (
     "accuracy: the share of held-out answers of which every token is the likeliest after the true ones before it; "
     "eval.py --protocol generate scores what is written freely"
 )
-INTO, OUT_OF = "q|k|v|gate|up", "o|down"
+INTO, OUT_OF = "(q|k|v|gate|up)_proj", "(o|down)_proj"
 """Projections from the model's width, and back to it."""
 
 
-def axes(spec: LlamaSpec, adapters: tuple[tuple[str, Spec], ...]) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
-    """Logical axes of kernels and of adapters; what a task owns is small, and replicated."""
-    rows: list[tuple[str, tuple[str | None, ...]]] = [
+def axes(spec: LlamaSpec, adapters: Table) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """Logical axes of a decoder's leaves."""
+    return (
         (r"embed_tokens/embedding$", ("vocab", "embed")),
         *(() if spec.tied else ((r"lm_head/kernel$", ("embed", "vocab")),)),
-        (rf"/({INTO})_proj/kernel$", ("embed", "inner")),
-        (rf"/({OUT_OF})_proj/kernel$", ("inner", "embed")),
-        *(((rf"/({INTO})_proj/bias$", ("inner",)),) if spec.qkv_bias or spec.mlp_bias else ()),
-    ]
-    declared = {name for _, adapter in adapters for name in method_of(adapter).declare(adapter, 1, 1)}
-    for group, before, after in ((INTO, "embed", "inner"), (OUT_OF, "inner", "embed")):
-        if any(re.search(regex, s) for regex, _ in adapters for s in SITES if re.search(f"/({group})_proj", s)):
-            leaves = {"A": (before, None), "route": (before, None), "B": (None, after)}
-            leaves |= {"magnitude": (after,), "scaling": (after,)}
-            rows += [(rf"/({group})_proj/{leaf}$", names) for leaf, names in leaves.items() if leaf in declared]
-    return tuple(rows)
+        *(((rf"/({INTO})/bias$", ("inner",)),) if spec.qkv_bias or spec.mlp_bias else ()),
+        *site_axes(adapters, SITES, INTO, OUT_OF),
+    )
 
 
 def spec_of(config: TextConfig) -> LlamaSpec:

@@ -86,6 +86,23 @@ class Inert(dict):
         pass
 
 
+class Module(dict):
+    """A module of a TorchScript archive: its attributes, tensors and modules among them. Its code is never read."""
+
+    def __setstate__(self, state):
+        self.update(state)
+
+    def state_dict(self, prefix: str = "") -> dict[str, "Tensor"]:
+        """The tensors of it and of the modules in it, by the names that torch would give them."""
+        found: dict[str, Tensor] = {}
+        for name, value in self.items():
+            if isinstance(value, Module):
+                found |= value.state_dict(f"{prefix}{name}.")
+            elif isinstance(value, Tensor):
+                found[f"{prefix}{name}"] = value
+        return found
+
+
 class Table(dict):
     """An ordered dict, without the attributes that torch hangs on it."""
 
@@ -176,6 +193,7 @@ INERT = (
     r"torch\.nn\.parameter\.(Parameter|Buffer)",
     r"torch\.serialization\._get_layout",
     r"pathlib\.\w*Path",
+    r"torch\.jit\._pickle\.\w+",
 )
 """Names that occur beside the weights in training checkpoints; objects of them come back as inert dicts."""
 
@@ -189,6 +207,8 @@ class _Unpickler(pickle.Unpickler):
         full = f"{module}.{name}"
         if full in NAMES:
             return NAMES[full]
+        if module.startswith("__torch__"):
+            return Module
         if any(re.fullmatch(pattern, full) for pattern in INERT):
             return Inert
         raise UserError(
@@ -207,7 +227,7 @@ def read(path: str | Path, container: str = "") -> tuple[dict[str, np.ndarray], 
     """A checkpoint's weights, and what lies beside them.
 
     Args:
-      path: a file in torch's zip format, or in the one before it.
+      path: a file in torch's zip format, or in the one before it; or a TorchScript archive.
       container: which of several state dicts; empty takes the first of `CONTAINERS` that is there.
 
     Returns:
@@ -222,7 +242,7 @@ def read(path: str | Path, container: str = "") -> tuple[dict[str, np.ndarray], 
             head = file.read(len(ZIP_MAGIC))
             file.seek(0)
             tree = (_read_zip if head == ZIP_MAGIC else _read_legacy)(file)
-            return _pick(tree, container)
+            return _pick(tree.state_dict() if isinstance(tree, Module) else tree, container)
     except UserError as error:
         raise UserError(f"{path} is not read: {_one_line(error)}") from None
     except OSError as error:

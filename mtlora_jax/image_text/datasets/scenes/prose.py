@@ -4,7 +4,7 @@ An example is a source and a target: either a description with spans of it maske
 before a description, and its answer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -39,7 +39,7 @@ def masked(text: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def example(prefixes: dict[str, str], seed: int, split: str, number: int) -> tuple[str, str]:
+def example(prefixes: Mapping[str, str], seed: int, split: str, number: int) -> tuple[str, str]:
     """The `(source, target)` of that number.
 
     Args:

@@ -1,0 +1,86 @@
+"""An image-text data set is a config that opens itself: the base of those here, and of your own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mtlora_jax.errors import UserError
+from mtlora_jax.image_text.datasets import captions, gqa, nlvr, vqa
+from mtlora_jax.image_text.datasets.features import Features, Files, Records
+from mtlora_jax.image_text.datasets.questions import Question
+
+READERS = {"vqa": vqa.read, "gqa": gqa.read, "nlvr": nlvr.read, "caption": captions.read}
+"""By task: `(root, split) -> questions`."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set of questions about pictures. A subclass in a recipe of your own is found again by every command.
+
+    Attributes:
+      val_length: held-out questions of each task that evaluation during training reads; 0 for all.
+    """
+
+    val_length: int = 0
+
+    def questions(self, split: str, tasks: Sequence[str]) -> list[Question]:
+        """The questions of a split, `train` or `val`, of these tasks.
+
+        Raises:
+          UserError: a file is missing or broken.
+        """
+        raise UserError(f"{type(self).__name__} has no questions: it defines no questions()")
+
+    def features(self, split: str) -> Features:
+        """The features of a split's pictures."""
+        raise UserError(f"{type(self).__name__} has no features: it defines no features()")
+
+    def picture(self, image: str) -> np.ndarray | None:
+        """A picture by its id, uint8 `[H, W, 3]`, to show; None where there is none at hand."""
+        return None
+
+    def open(self, split: str, tasks: Sequence[str]) -> list[Question]:
+        """`questions`, of which every task has some; in the order of the tasks.
+
+        Raises:
+          UserError: see `questions`; or a task has none.
+        """
+        found = self.questions(split, tasks)
+        for task in tasks:
+            if not any(question.task == task for question in found):
+                raise UserError(f"tasks.{task}: the {split} split has no questions of it")
+        return [question for task in tasks for question in found if question.task == task]
+
+    def evaluated(self, questions: Sequence[Question], tasks: Sequence[str]) -> list[Question]:
+        """The held-out questions that evaluation during training reads, by task."""
+        by_task = [[question for question in questions if question.task == task] for task in tasks]
+        return [q for of in by_task for q in (of[: self.val_length] if self.val_length else of)]
+
+
+@dataclass(frozen=True)
+class PublishedData(Data):
+    """The four sets as the reference reads them; the modules beside this one say where their files lie.
+
+    Attributes:
+      root: the folder that holds `vqa`, `GQA`, `nlvr`, `COCO` and `VG`.
+      prepared: a folder of features (`python -m mtlora_jax.data features`), read in the place of HDF5 files.
+      held_out: which of the splits that are not trained on is evaluated.
+    """
+
+    root: str = ""
+    prepared: str | None = None
+    held_out: Literal["val", "test"] = "test"
+
+    def questions(self, split: str, tasks: Sequence[str]) -> list[Question]:
+        root = Path(self.root)
+        if not root.is_dir():
+            raise UserError(f"data.root: there is no folder {root}; it should hold vqa, GQA, nlvr and COCO")
+        if unknown := [task for task in tasks if task not in READERS]:
+            raise UserError(f"tasks.{unknown[0]}: the published sets are of {', '.join(READERS)}")
+        return [q for task in tasks for q in READERS[task](root, split if split == "train" else self.held_out)]
+
+    def features(self, split: str) -> Features:
+        return Files(self.root) if self.prepared is None else Records(self.prepared)

@@ -1,0 +1,120 @@
+"""Where an image-text run starts: a pretrained folder, or another run."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlora_jax import schema
+from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_named
+from mtlora_jax.engine.run import open_run
+from mtlora_jax.errors import UserError
+from mtlora_jax.image_text.bart import BartSpec
+from mtlora_jax.image_text.bart_weights import open_bart, read_spec
+from mtlora_jax.image_text.config import ImageTextConfig
+from mtlora_jax.image_text.tokenizer import ADDED, BartTokenizer
+from mtlora_jax.language.adapter import settings
+from mtlora_jax.weights.hub import locate_folder
+
+WORDS, BIAS = "params/shared/embedding", "params/final_logits_bias"
+"""The leaves that have a row for every token."""
+
+
+def identity(spec: BartSpec) -> str:
+    """A model's shape as text: numbers of heads change what weights compute, and are in none of them."""
+    return json.dumps(schema.encode(replace(spec, visual=None), BartSpec), sort_keys=True)
+
+
+def base_of(config: ImageTextConfig) -> str | None:
+    """The folder or name that a run's frozen weights are from, through the runs it started from; None for a drawn
+    model."""
+    if named := run_named(config.init_from):
+        return base_of(_of_run(named[0]))
+    return config.init_from
+
+
+def _of_run(directory: Path) -> ImageTextConfig:
+    config = open_run(directory).config
+    if not isinstance(config, ImageTextConfig):
+        raise UserError(f"{directory} holds no run of image and text: {type(config).__name__}")
+    return config
+
+
+def spec_of(config: ImageTextConfig) -> BartSpec:
+    """The model's shape: the pretrained one's with the added tokens, else the config's; with the run's pictures."""
+    if named := run_named(config.init_from):
+        spec = spec_of(_of_run(named[0]))
+    elif config.init_from is not None:
+        spec = read_spec(locate_folder(config.init_from))
+        spec = replace(spec, vocab_size=spec.vocab_size + len(ADDED))
+    else:
+        spec = config.model
+    rates = ("dropout", "attention_dropout", "activation_dropout")
+    drops = {} if config.dropout is None else dict.fromkeys(rates, config.dropout)
+    return replace(spec, visual=config.visual, **drops)
+
+
+def tokenizer_folder(config: ImageTextConfig) -> Path:
+    """Where a run's tokenizer is. Raises UserError where nothing says."""
+    if config.tokenizer:
+        return Path(config.tokenizer)
+    if named := run_named(config.init_from):
+        return tokenizer_folder(_of_run(named[0]))
+    if config.init_from is None:
+        raise UserError("tokenizer: a model without a folder of its own needs one, --tokenizer=FOLDER")
+    return locate_folder(config.init_from)
+
+
+def tokenizer_of(config: ImageTextConfig) -> BartTokenizer:
+    """The run's tokenizer, found to fit its model."""
+    return BartTokenizer(tokenizer_folder(config), spec_of(config))
+
+
+class Extended(Mapping):
+    """A pretrained model's leaves with rows for the added tokens: words drawn from N(0, 0.02), biases 0."""
+
+    def __init__(self, leaves: Any, seed: int):
+        self._leaves, self._seed, self.where = leaves, seed, leaves.where
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    def shape(self, path: str) -> tuple[int, ...]:
+        first, *rest = self._leaves.shape(path)
+        return (first + len(ADDED) * (path in (WORDS, BIAS)), *rest)
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        leaf = np.asarray(self._leaves[path])
+        if path not in (WORDS, BIAS):
+            return leaf
+        rows = np.zeros((len(ADDED), *leaf.shape[1:]), np.float32)
+        if path == WORDS:
+            rows = np.random.Generator(np.random.Philox(key=[self._seed, 2])).normal(0, 0.02, rows.shape)
+        return np.concatenate([leaf, rows.astype(leaf.dtype)])
+
+
+def leaves_for(config: ImageTextConfig) -> Mapping[str, Any] | None:
+    """The leaves that a run starts from; None for a model that is drawn.
+
+    Raises:
+      UserError: the source cannot be read, or has adapters that would mean something else here.
+    """
+    if config.init_from is None:
+        return None
+    if named := run_named(config.init_from):
+        directory, step = named
+        theirs = _of_run(directory).adapter
+        leaves: Borrowed = from_run(open_run(directory), step, config.init_only)
+        if None not in (config.adapter, theirs):
+            equal = config.adapter.rank == theirs.rank
+            check_meaning(leaves, settings(config.adapter, equal), settings(theirs, equal))
+        return leaves
+    if config.init_only:
+        raise UserError("init_only says what is taken of another run; a pretrained model is taken whole")
+    return Extended(open_bart(locate_folder(config.init_from))[1], config.seed)

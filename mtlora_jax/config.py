@@ -25,6 +25,8 @@ class Optim:
       schedule: what follows the warmup: a cosine, or a straight line, to `lr_min` at the last step, or `lr` for good.
       weight_decay: decoupled, multiplied by the learning rate; leaves labelled `no_decay` have none.
       b1, b2, eps: Adam's.
+      eps_corrected: eps is added to the root of the bias-corrected second moment; else, as in the AdamW of early
+        transformers, to the root before it is corrected, which holds the first updates of tiny gradients back.
       absent_tasks: leaves of a task that no example of a batch belongs to `keep` values and moments, or take the
         `step` that their moments ask for, as plain AdamW does.
       clip_norm: limit of the global norm of the trainable leaves' gradients; 0 does not clip.
@@ -40,6 +42,7 @@ class Optim:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    eps_corrected: bool = True
     clip_norm: float = 5.0
     absent_tasks: Literal["keep", "step"] = "keep"
 

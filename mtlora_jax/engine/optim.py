@@ -48,6 +48,25 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update) if limit else optax.identity()
 
 
+def scale_by_adam(optim: Optim) -> optax.GradientTransformation:
+    """Adam's direction; with `eps_corrected` unset, `sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + eps)`."""
+    adam = optax.scale_by_adam(optim.b1, optim.b2, optim.eps)
+    if optim.eps_corrected:
+        return adam
+
+    def update(updates, state, params=None):
+        # With v' = v / (1 - b2^t) the same as m' / (sqrt(v') + eps / sqrt(1 - b2^t)).
+        _, state = adam.update(updates, state, params)
+        c1, c2 = (1 - b ** state.count.astype(jnp.float32) for b in (optim.b1, optim.b2))
+
+        def direction(m, v):
+            return jnp.sqrt(c2) / c1 * m / (jnp.sqrt(v) + optim.eps)
+
+        return jax.tree.map(direction, state.mu, state.nu), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
 def make_optimizer(
     optim: Optim, learning_rate: optax.Schedule, labels: Mapping
 ) -> optax.GradientTransformationExtraArgs:
@@ -68,7 +87,7 @@ def make_optimizer(
             return optax.set_to_zero()
         decay = optim.weight_decay if kind == "decay" else 0.0
         adamw = optax.chain(
-            optax.scale_by_adam(optim.b1, optim.b2, optim.eps),
+            scale_by_adam(optim),
             optax.add_decayed_weights(decay) if decay else optax.identity(),
         )
         if not task or optim.absent_tasks == "step":

@@ -115,11 +115,10 @@ def table(config: ImageTextConfig) -> tuple[tuple[str, str], ...]:
         ),
         "biases": ((r"^params/.*(_proj|fc\d)/bias$", "no_decay"),),
     }
-    rest = (
-        ((r"^params/.*bias$", "no_decay"), (r"^params/", "decay"))
-        if config.train_base
-        else tuple(row for part in config.trainable for row in parts[part]) + ((r"^params/", "frozen"),)
-    )
+    if config.train_base:
+        rest = [(r"^params/.*bias$", "no_decay"), (r"^params/", "decay")]
+    else:
+        rest = [*(row for part in config.trainable for row in parts[part]), (r"^params/", "frozen")]
     adapters = () if config.adapter is None else ((r"^lora/", "decay"),)
     return (*adapters, (r"^params/final_logits_bias$", "frozen"), *rest)
 

@@ -16,7 +16,7 @@ def get_config() -> BartPretrainConfig:
     return BartPretrainConfig(
         name="image_text_pretrain",
         model=BartSpec(
-            vocab_size=507,
+            vocab_size=509,
             width=128,
             encoder_layers=3,
             decoder_layers=2,

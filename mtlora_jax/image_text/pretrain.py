@@ -25,7 +25,7 @@ from mtlora_jax.image_text.tasks import PREFIXES
 from mtlora_jax.image_text.tokenizer import BartTokenizer
 from mtlora_jax.input.loader import InOrder, batches_of
 from mtlora_jax.input.protocols import Examples
-from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
+from mtlora_jax.language.loss import mean_loss, token_losses
 from mtlora_jax.language.packing import IGNORE
 from mtlora_jax.weights.hub import shipped
 
@@ -125,9 +125,7 @@ def make_workload(config: BartPretrainConfig) -> Workload:
         init=partial(init, model),
         load_base=lambda: None,
         forward=forward,
-        sums=lambda outputs, batch: {
-            TASK: perplexity_sums(outputs["nll"], (batch["targets"] != IGNORE) & batch["valid"][TASK][:, None])
-        },
+        sums=sums,
         measure=measure,
         table=((r"^params/.*(scale|bias)$", "no_decay"), (r"^params/", "decay")),
         train_batches=lambda batch_size: batches_of(opened("train"), batch_size),
@@ -135,6 +133,13 @@ def make_workload(config: BartPretrainConfig) -> Workload:
         constant=lambda: constant(opened("train"), opened("val")),
         artifacts=partial(artifacts, config.model),
     )
+
+
+def sums(outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
+    """The mean over each example's tokens, summed over examples: an answer of a word counts as a description does."""
+    counted = (batch["targets"] != IGNORE) & batch["valid"][TASK][:, None]
+    each = (outputs["nll"] * counted).sum(1) / jnp.maximum(counted.sum(1), 1)
+    return {TASK: {"nll": each.sum(), "tokens": counted.any(1).sum().astype(jnp.float32)}}
 
 
 def constant(train: Texts, held_out: Texts) -> dict[str, dict[str, float]]:

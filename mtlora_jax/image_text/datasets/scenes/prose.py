@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mtlora_jax.image_text.datasets.scenes.asks import GQA, GROUND_WORDS, SKY_WORDS, VQA, ask, captions, pick, state
+from mtlora_jax.image_text.datasets.scenes.asks import GQA, GROUND_WORDS, SKY_WORDS, VQA, ask, captions, state
 from mtlora_jax.image_text.datasets.scenes.facts import Facts, facts_of
 
 MASK = "<mask>"
@@ -60,11 +60,11 @@ def example(prefixes: Mapping[str, str], seed: int, split: str, number: int) -> 
         text, truth = state(facts, other, rng)
         return reading("nlvr", text, "true" if truth else "false", other)
 
-    kinds: tuple[Callable[[], tuple[str, str]], ...] = (
-        infill,
-        lambda: reading("vqa", *ask(VQA, facts, rng)),
-        lambda: reading("gqa", *ask(GQA, facts, rng)),
-        lambda: reading("caption", "", captions(facts, rng, 1)[0]),
-        statement,
-    )
-    return pick(rng, kinds)()
+    kinds: dict[Callable[[], tuple[str, str]], float] = {
+        infill: 0.1,
+        lambda: reading("vqa", *ask(VQA, facts, rng)): 0.3,
+        lambda: reading("gqa", *ask(GQA, facts, rng)): 0.25,
+        statement: 0.2,
+        lambda: reading("caption", "", captions(facts, rng, 1)[0]): 0.15,
+    }
+    return list(kinds)[int(rng.choice(len(kinds), p=list(kinds.values())))]()

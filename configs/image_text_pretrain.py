@@ -28,7 +28,8 @@ def get_config() -> BartPretrainConfig:
             dropout=0.0,
             attention_dropout=0.0,
             activation_dropout=0.0,
+            init_std=0.08,
         ),
-        optim=Optim(lr=2e-3, lr_min=2e-5, warmup_steps=200, weight_decay=0.02, b2=0.98, clip_norm=1.0),
+        optim=Optim(lr=1e-3, lr_min=1e-5, warmup_steps=200, weight_decay=0.02, b2=0.98, clip_norm=1.0),
         train=Train(steps=3000, batch_size=64, eval_every=500, checkpoint_every=250, log_every=20, workers=1),
     )

@@ -5,6 +5,11 @@ python -m mtlora_jax.data check --config FILE [--expect pascal|nyud|commonsense]
 
 python -m mtlora_jax.data prepare pascal|nyud --manual_dir ROOT --data_dir DIR [--tasks a,b] [--workers N]
     writes a published data set as random-access records, to be read with --data.prepared=DIR
+
+python -m mtlora_jax.data features --images SET=FOLDER [SET=FOLDER ...] --encoder NAME [--weights FILE] --out DIR
+                                   [--part I/N]
+    computes the features that image-text recipes read, with --data.prepared=DIR; run again it goes on, with --part N
+    processes share the work
 """
 
 import sys
@@ -50,13 +55,30 @@ def prepare(argv: Sequence[str]) -> None:
     print(run(rest[0], flags["manual_dir"], flags["data_dir"], tasks, count(flags["workers"])))
 
 
+def features(argv: Sequence[str]) -> None:
+    flags, rest = split_flags(argv, ("images", "encoder", "weights", "out", "part"))
+    for name in ("images", "encoder", "out"):
+        if not flags[name]:
+            raise UserError(f"features needs --{name}; python -m mtlora_jax.data explains")
+    part, _, parts = (flags["part"] or "0/1").partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise UserError(f"--part takes I/N with I from 0 to N - 1, not {flags['part']}")
+    if unknown := [argument for argument in rest if argument.startswith("--")]:
+        raise UserError(f"unknown argument {unknown[0]}; python -m mtlora_jax.data explains")
+    from mtlora_jax.image_text.datasets.make_features import make_features
+
+    share = int(part), int(parts)
+    folders = [flags["images"], *rest]
+    print("wrote", make_features(folders, flags["encoder"], flags["weights"] or "", Path(flags["out"]), share))
+
+
 def count(text: str | None) -> int:
     if not (text or "2").isdigit():
         raise UserError(f"--workers takes a count, not {text}")
     return int(text or 2)
 
 
-COMMANDS = {"check": check, "prepare": prepare}
+COMMANDS = {"check": check, "prepare": prepare, "features": features}
 
 
 @fail_cleanly()

@@ -1,9 +1,17 @@
-"""Predictions for photos of yours: a picture and the numbers of every task, at the photo's size.
+"""Predictions for photos of yours.
 
 python -m mtlora_jax.predict --workdir DIR --image PHOTO|FOLDER|'GLOB' [more ...] --out DIR2 [--step best|last|N]
+python -m mtlora_jax.predict --workdir DIR --image PHOTO [more ...] --task NAME --question TEXT [--out DIR2]
+                             [--weights FILE]
 
-For every photo: `<photo>_<task>.png`, drawn; `raw/<task>/<photo>.png` of class numbers or 255 times a probability, or
-`.npy` of metres, unit normals and other numbers; and `<photo>_all.png`, all tasks side by side with their legends.
+A run of dense tasks draws every task at the photo's size. For every photo: `<photo>_<task>.png`, drawn;
+`raw/<task>/<photo>.png` of class numbers or 255 times a probability, or `.npy` of metres, normals and other numbers;
+and `<photo>_all.png`, all tasks side by side with their legends.
+
+A run of image and text answers the question for each photo; a statement about two takes them in pairs, a caption needs
+no question. `--out` gets `answers.png` and `answers.json`; `--weights` is the file of the image encoder's weights,
+where they are not shipped.
+
 What has moved since training is said like any key of the config: `--init_from=DIR`.
 """
 
@@ -17,10 +25,11 @@ import jax
 import numpy as np
 
 from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
+from mtlora_jax.domains import domain_of
 from mtlora_jax.engine import process
 from mtlora_jax.engine.run import Run, Step
 from mtlora_jax.errors import UserError
-from mtlora_jax.files import make_workdir
+from mtlora_jax.files import make_workdir, write_json
 from mtlora_jax.images import read, transforms
 from mtlora_jax.images.panels import panel, save_png, with_legend
 from mtlora_jax.listing import listed
@@ -106,20 +115,53 @@ def named(photos: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names, photos, strict=True))
 
 
+def answer(run: Run, photos: Sequence[Path], flags: Mapping[str, str | None]) -> None:
+    """Prints the answers of a run of image and text, and writes them where `--out` says."""
+    from mtlora_jax.image_text.answer import Answers
+    from mtlora_jax.image_text.cards import sheet
+
+    task, text, found = flags["task"], flags["question"] or "", []
+    if not task:
+        raise UserError(f"--task is missing: the run has {', '.join(run.config.tasks)}")
+    answers = Answers(run, flags["weights"] or "", flags["step"] or "last")
+    at_once = answers.images(task)
+    if len(photos) % at_once:
+        raise UserError(f"{task} is about {at_once} photos at a time: {len(photos)} do not make whole groups")
+    for i in range(0, len(photos), at_once):
+        group = photos[i : i + at_once]
+        said, card = answers.ask(task, text, group)
+        found.append((group, said, card))
+        print(f"{' and '.join(map(str, group))}: {said}", flush=True)
+    if flags["out"]:
+        out = make_workdir(Path(flags["out"]))
+        records = [{"photos": list(map(str, group)), "question": text, "answer": said} for group, said, _ in found]
+        write_json(out / "answers.json", {"task": task, "answers": records})
+        save_png(out / "answers.png", sheet([card for *_, card in found]))
+        print(f"wrote answers.json and answers.png to {out}")
+
+
 @fail_cleanly()
 def main(argv: list[str]) -> None:
-    flags, rest = split_flags(argv, ("workdir", "image", "out", "step"), ("help",))
+    names = ("workdir", "image", "out", "step", "task", "question", "weights")
+    flags, rest = split_flags(argv, names, ("help",))
     if flags["help"]:
         print(__doc__)
         return
-    if missing := [name for name in ("workdir", "image", "out") if not flags[name]]:
+    if missing := [name for name in ("workdir", "image") if not flags[name]]:
         raise UserError(f"--{missing[0]} is missing; see --help")
     more = [argument for argument in rest if not argument.startswith("--")]
     process.prepare()
     run = open_trained(flags["workdir"], [argument for argument in rest if argument.startswith("--")])
-    if not isinstance(run.config, VisionConfig):
-        raise UserError(f"{run.workdir} holds no run of dense tasks: {type(run.config).__name__}")
     photos = photos_of([flags["image"], *more])
+    if domain_of(run.config) == "mtlora_jax.image_text.workload":
+        answer(run, photos, flags)
+        return
+    if not isinstance(run.config, VisionConfig):
+        raise UserError(f"{run.workdir} holds no run that reads photos: {type(run.config).__name__}")
+    if not flags["out"]:
+        raise UserError("--out is missing; see --help")
+    if asked := [name for name in ("task", "question", "weights") if flags[name]]:
+        raise UserError(f"--{asked[0]} is of runs of image and text; {run.workdir} predicts all its dense tasks")
     out = Path(flags["out"])
     written = predict(run, photos, out, flags["step"] or "last")
     print(f"wrote {len(written)} files to {out}: {listed(str(path.relative_to(out)) for path in written)}")

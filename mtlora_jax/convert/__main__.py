@@ -83,20 +83,25 @@ def to_reference(source: str, out: Path, step: str, arguments: Sequence[str] = (
     return f"{len(tensors)} tensors in the reference's names"
 
 
-def is_language(source: str) -> bool:
-    """Whether a source is of a language model: an adapter file, or the directory of such a run."""
+def kind_of(source: str) -> str:
+    """`language`, `image_text` or `vision`: what an adapter file, a model file or the directory of a run is of."""
     if not Path(source).is_dir():
-        return "adapter" in metadata(source)
+        return "language" if "adapter" in metadata(source) else "vision"
+    from mtlora_jax.domains import domain_of
     from mtlora_jax.engine.run import open_run
-    from mtlora_jax.text.config import TextConfig
 
-    return isinstance(open_run(source).config, TextConfig)
+    domain = domain_of(open_run(source).config).split(".")[1]
+    return "language" if domain == "text" else domain
 
 
 def to_peft(
     source: str, out: Path, task: str | None, base: str | None, step: str, arguments: Sequence[str] = ()
 ) -> str:
-    """One task of a language run's adapters, as a folder that the peft library loads."""
+    """One task of a run's adapters, as a folder that the peft library loads."""
+    if kind_of(source) == "image_text":
+        from mtlora_jax.convert.image_text_files import to_peft as run
+
+        return run(source, out, task, step, arguments)
     from mtlora_jax.convert.language_files import read_model
     from mtlora_jax.convert.peft import export_peft
 
@@ -107,15 +112,22 @@ def to_peft(
 
 
 def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str, arguments: Sequence[str] = ()) -> str:
-    """A language run's adapters, as the MTL-LoRA reference would have saved them."""
+    """A run's adapters, as the MTL-LoRA reference would have saved them; of image and text, its whole model."""
     from mtlora_jax.convert import to_mtl_lora_reference as convert
     from mtlora_jax.convert.language_files import read_model
     from mtlora_jax.weights import torch_pickle_write
 
-    if out.suffix != ".pt":
-        raise UserError(f"{out}: the reference reads .pt files")
-    model, variables, _ = read_model(source, base, step, arguments)
-    tensors = convert(model, variables)
+    if kind_of(source) == "image_text":
+        from mtlora_jax.convert.image_text_files import to_reference as of_image_text
+
+        if out.suffix != ".pth":
+            raise UserError(f"{out}: the reference's LAST.pth is a .pth file")
+        tensors = of_image_text(source, step, arguments)
+    else:
+        if out.suffix != ".pt":
+            raise UserError(f"{out}: the reference reads .pt files")
+        model, variables, _ = read_model(source, base, step, arguments)
+        tensors = convert(model, variables)
     torch_pickle_write.write(out, tensors, container=None)
     return f"{len(tensors)} tensors in the reference's names"
 
@@ -130,16 +142,22 @@ def from_peft(source: str, out: Path, base: str | None) -> str:
 
 
 def from_mtl_lora_reference(source: str, out: Path, base: str | None, hyper: str | None) -> str:
-    """An adapter file of the MTL-LoRA reference, likewise."""
+    """An adapter file of the MTL-LoRA reference, or its VL-BART's LAST.pth, likewise."""
     from mtlora_jax.convert.language import mtl_lora_reference
     from mtlora_jax.convert.language_files import adapter_file
     from mtlora_jax.files import read_json
+    from mtlora_jax.weights.hub import read
 
     if base is None or hyper is None:
         raise UserError("the reference's files tell neither: give the base as --base, and its settings as --hyper FILE")
     told = read_json(hyper)
     if not isinstance(told, dict):
         raise UserError(f"{hyper} holds no settings by name")
+    tensors, _ = read(source)
+    if any(name.startswith("model.encoder.") for name in tensors):
+        from mtlora_jax.convert.image_text_files import from_reference
+
+        return from_reference(out, tensors, told, base, source)
     return adapter_file(out, *mtl_lora_reference(base, source, told), base, source)
 
 
@@ -155,10 +173,17 @@ def merge(
 ) -> str:
     """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head, or as a
     Hugging Face folder."""
-    if is_language(source):
+    kind = kind_of(source)
+    if kind == "language":
         from mtlora_jax.convert.language_files import merge_task
 
         return merge_task(source, out, task, base, step, dtype, overwrite, arguments)
+    if kind == "image_text":
+        from mtlora_jax.convert.image_text_files import merge_task as of_image_text
+
+        if base is not None:
+            raise UserError("--base is of language models: say where a run's base has moved with --init_from=DIR")
+        return of_image_text(source, out, task, step, dtype, arguments)
     if base is not None or dtype is not None:
         raise UserError("--base and --dtype are of language models")
     from mtlora_jax.adapters import CannotMerge
@@ -211,7 +236,7 @@ def parser() -> argparse.ArgumentParser:
             },
         ),
         to_peft: (
-            "SRC: the directory of a language run, or its adapter.safetensors; OUT: a folder",
+            "SRC: the directory of a run, or a language run's adapter.safetensors; OUT: a folder",
             {
                 "task": "which; left out for methods that know no tasks",
                 **BASE,
@@ -220,11 +245,11 @@ def parser() -> argparse.ArgumentParser:
         ),
         from_peft: ("SRC: a folder of peft; OUT: .safetensors", {"base": "the base model; left out, the folder's own"}),
         from_mtl_lora_reference: (
-            "SRC: an adapter file of the reference, .pt or .safetensors; OUT: .safetensors",
+            "SRC: an adapter file of the reference, .pt or .safetensors, or a LAST.pth; OUT: .safetensors",
             {"base": "the base model", "hyper": "JSON of r, lora_alpha, n_tasks, n_up, tau, diagonal, target_modules"},
         ),
         to_mtl_lora_reference: (
-            "SRC: the directory of a language run, or its adapter.safetensors; OUT: .pt",
+            "SRC: the directory of a run, or a language run's adapter.safetensors; OUT: .pt, of image and text .pth",
             {**BASE, **STEP},
         ),
     }

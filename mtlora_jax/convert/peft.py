@@ -5,7 +5,7 @@ compute the same function.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from mtlora_jax.adapters import CannotMerge, DoRA, LoRA, Spec, dora, export
+from mtlora_jax.adapters import CannotMerge, Dense, DoRA, LoRA, Spec, dora, export
 from mtlora_jax.config import is_run_config
 from mtlora_jax.convert import adapter_rows
 from mtlora_jax.convert.effect import check_acts
@@ -30,7 +30,7 @@ METHOD_TEXT = "One task of an {method} adapter, exported by mtlora_jax as a plai
 
 
 def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], task: str | None, base: str) -> None:
-    """Writes one task's adapters as a folder that peft loads; the function is exactly the same.
+    """Writes one task's adapters of a decoder as a folder that peft loads; the function is exactly the same.
 
     Args:
       task: which; None for methods that know no tasks.
@@ -40,44 +40,67 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
       UserError: peft could not open the base; the method is not a plain LoRA for one task, or has no such task; the
         message gives the reason.
     """
-    adapters = adapters_of(model)
+    adapters, layers = adapters_of(model), adapted_layers(model)
+    modules = sorted({path[-1] for path in layers})
+    rows = peft_rows(adapters, model.spec.layers)
+    write_peft(folder, variables, layers, rows, modules, "CAUSAL_LM", task, openable(base))
+
+
+def write_peft(
+    folder: str | Path,
+    variables: Mapping[str, Any],
+    layers: Mapping[tuple[str, ...], Dense],
+    rows: Sequence[mapping.Row],
+    modules: Sequence[str],
+    task_type: str,
+    task: str | None,
+    base: str,
+) -> None:
+    """`export_peft` of any model.
+
+    Args:
+      layers: the adapted layers by path.
+      rows: the key table of their leaves.
+      modules: the names, or ends of names, of the modules they are in peft's model.
+      task_type: peft's word for the kind of model.
+      base: what peft finds the base by.
+    """
+    adapters = [layer.adapter for layer in layers.values()]
     if not adapters:
         raise UserError("the model has no adapters to export")
-    layers, kinds = adapted_layers(model), {type(spec) for spec in adapters.values()}
+    is_dora = {type(spec) for spec in adapters} == {DoRA}
     leaves: dict[str, np.ndarray] = {}
-    if kinds == {DoRA}:
+    if is_dora:
         pairs = _dora_pairs(variables, layers, leaves)
     else:
         try:
             pairs = export(variables, layers, task)
         except CannotMerge as reason:
             raise UserError(f"no plain LoRA is this adapter: {reason}") from None
-    base = openable(base)
     ranks = {path: A.shape[-1] for path, (A, _) in pairs.items()}
     for path, (A, B) in pairs.items():
         where = "/".join(("lora", *path))
         leaves |= {f"{where}/A": np.asarray(A, np.float32), f"{where}/B": np.asarray(B, np.float32)}
-    tensors = mapping.save(leaves, peft_rows(adapters, model.spec.layers))
+    tensors = mapping.save(leaves, rows)
     rank = max(ranks.values())
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": task_type,
         "base_model_name_or_path": base,
         "r": rank,
         # The scale is within B, so that peft's own, alpha / r, is 1.
         "lora_alpha": rank,
         "rank_pattern": {".".join(path[1:]): r for path, r in ranks.items() if r != rank},
         "alpha_pattern": {".".join(path[1:]): r for path, r in ranks.items() if r != rank},
-        "target_modules": sorted({path[-1] for path in pairs}),
+        "target_modules": list(modules),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
         "use_rslora": False,
-        "use_dora": kinds == {DoRA},
+        "use_dora": is_dora,
         "inference_mode": True,
     }
-    method = next(iter(adapters.values())).method
-    text = METHOD_TEXT.format(method=method, kind="DoRA" if config["use_dora"] else "LoRA", rank=rank)
+    text = METHOD_TEXT.format(method=adapters[0].method, kind="DoRA" if is_dora else "LoRA", rank=rank)
     about = f"Task: {task}.\n\n" if task else ""
     card = f"---\nbase_model: {base}\nlibrary_name: peft\n---\n\n{text}\n\n{about}Base model: {base}.\n"
     folder = Path(folder)

@@ -36,6 +36,7 @@ class BartSpec:
       dropout: probability of dropping an entry of the embeddings and of what a branch adds, while training.
       attention_dropout: of dropping an attention weight.
       activation_dropout: of dropping an entry inside an MLP.
+      init_std: deviation of fresh kernels and embeddings.
       bos, pad, eos, start: ids of the tokens that begin, fill and end a text, and that the decoder starts from.
       visual: how pictures become tokens; None for text alone.
     """
@@ -53,6 +54,7 @@ class BartSpec:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     activation_dropout: float = 0.1
+    init_std: float = 0.02
     bos: int = 0
     pad: int = 1
     eos: int = 2
@@ -71,7 +73,7 @@ class BartSpec:
         rates = ("dropout", "attention_dropout", "activation_dropout")
         if bad := next((name for name in rates if not 0 <= getattr(self, name) < 1), None):
             return f"{bad} must lie in [0, 1), not {getattr(self, bad)}"
-        return None
+        return None if self.init_std > 0 else f"init_std must be positive, not {self.init_std}"
 
 
 class Side(nn.Module):
@@ -91,7 +93,7 @@ class Side(nn.Module):
 
     def setup(self):
         s = self.spec
-        init = nn.initializers.normal(0.02)
+        init = nn.initializers.normal(s.init_std)
         self.embed_positions = self.param("embed_positions", init, (s.positions + OFFSET, s.width))
         self.layernorm_embedding = norm(None, self.dtype)
         self.layers = self._stack()(s, self.adapters, self.dtype)
@@ -137,7 +139,7 @@ class Bart(nn.Module):
     def setup(self):
         s, fields = self.spec, (self.spec, self.adapters, self.dtype, self.remat)
         check_table(self.adapters, SITES)
-        self.shared = nn.Embed(s.vocab_size, s.width, embedding_init=nn.initializers.normal(0.02))
+        self.shared = nn.Embed(s.vocab_size, s.width, embedding_init=nn.initializers.normal(s.init_std))
         self.encoder = Side(EncoderLayer, s.encoder_layers, *fields)
         self.decoder = Side(DecoderLayer, s.decoder_layers, *fields)
         if s.visual is not None:

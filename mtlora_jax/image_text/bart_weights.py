@@ -31,6 +31,22 @@ COPIES += ("encoder.visual_embedding.obj_order_embedding.weight",)
 
 # --- shapes
 
+PUBLISHED: Mapping[str, BartSpec] = {
+    "facebook/bart-base": BartSpec(),
+    "facebook/bart-large": BartSpec(
+        width=1024,
+        encoder_layers=12,
+        decoder_layers=12,
+        encoder_heads=16,
+        decoder_heads=16,
+        encoder_hidden=4096,
+        decoder_hidden=4096,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+    ),
+}
+"""Shapes that are known without their files: counting what a recipe trains needs no download."""
+
 
 def read_spec(folder: Path) -> BartSpec:
     """The shape from a folder's `config.json`.
@@ -89,6 +105,7 @@ def spec_of(config: Mapping[str, Any]) -> BartSpec:
         dropout=config.get("dropout", 0.1),
         attention_dropout=config.get("attention_dropout", 0.0),
         activation_dropout=config.get("activation_dropout", 0.0),
+        init_std=config.get("init_std", 0.02),
         bos=config.get("bos_token_id", 0),
         pad=config.get("pad_token_id", 1),
         eos=config.get("eos_token_id", 2),
@@ -141,6 +158,7 @@ def config_of(spec: BartSpec, dtype: str) -> dict[str, Any]:
         "dropout": spec.dropout,
         "attention_dropout": spec.attention_dropout,
         "activation_dropout": spec.activation_dropout,
+        "init_std": spec.init_std,
         "bos_token_id": spec.bos,
         "pad_token_id": spec.pad,
         "eos_token_id": spec.eos,

@@ -51,7 +51,14 @@ def drop(module: nn.Module, rate: float, x: jax.Array, train: bool) -> jax.Array
     return dropout(x, rate, module.make_rng("dropout") if train and rate else None)
 
 
-class Attention(Sites):
+class Projections(Sites):
+    """Base of modules whose fresh kernels have the spec's deviation."""
+
+    def deviation(self) -> float:
+        return self.spec.init_std
+
+
+class Attention(Projections):
     """Multi-head attention.
 
     Attributes:
@@ -98,7 +105,7 @@ class Attention(Sites):
         return project("out", y), (k, v)
 
 
-class Layer(Sites):
+class Layer(Projections):
     """Base of both sides' layers: branches whose sum with the stream is normed."""
 
     def added(self, name: str, x: jax.Array, branch: jax.Array, context: Context) -> jax.Array:

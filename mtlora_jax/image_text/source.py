@@ -1,8 +1,9 @@
-"""Where an image-text run starts: a pretrained folder, or another run."""
+"""Where an image-text run starts: a pretrained folder, another run, or a model file that the converter wrote."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_na
 from mtlora_jax.engine.run import open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.image_text.bart import BartSpec
-from mtlora_jax.image_text.bart_weights import open_bart, read_spec
+from mtlora_jax.image_text.bart_weights import PUBLISHED, open_bart, read_spec
 from mtlora_jax.image_text.config import ImageTextConfig
 from mtlora_jax.image_text.tokenizer import ADDED, BartTokenizer
-from mtlora_jax.language.adapter import settings
+from mtlora_jax.language.adapter import Adapter, settings
+from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.hub import locate_folder
 
 WORDS, BIAS = "params/shared/embedding", "params/final_logits_bias"
@@ -28,12 +30,21 @@ def identity(spec: BartSpec) -> str:
     return json.dumps(schema.encode(replace(spec, visual=None), BartSpec), sort_keys=True)
 
 
-def base_of(config: ImageTextConfig) -> str | None:
-    """The folder or name that a run's frozen weights are from, through the runs it started from; None for a drawn
-    model."""
-    if named := run_named(config.init_from):
-        return base_of(_of_run(named[0]))
-    return config.init_from
+@lru_cache(maxsize=2)
+def model_file(init_from: str | None) -> tuple[BartSpec, str, Adapter | None, dict[str, np.ndarray]] | None:
+    """`(shape, tokenizer's folder, adapter, leaves)` of a file that `convert` wrote; None where none is named.
+
+    Raises:
+      UserError: it is another kind of file.
+    """
+    if init_from is None or Path(init_from).suffix != ".safetensors":
+        return None
+    leaves, about = safetensors.read(init_from)
+    if "bart" not in about:
+        raise UserError(f"{init_from} is not a model of image and text that convert wrote")
+    told = {key: json.loads(about[key]) for key in ("bart", "tokenizer", "adapter") if key in about}
+    adapter = schema.decode(told["adapter"], Adapter, "adapter") if "adapter" in told else None
+    return schema.decode(told["bart"], BartSpec, "bart"), told["tokenizer"], adapter, leaves
 
 
 def _of_run(directory: Path) -> ImageTextConfig:
@@ -47,8 +58,11 @@ def spec_of(config: ImageTextConfig) -> BartSpec:
     """The model's shape: the pretrained one's with the added tokens, else the config's; with the run's pictures."""
     if named := run_named(config.init_from):
         spec = spec_of(_of_run(named[0]))
+    elif file := model_file(config.init_from):
+        spec = file[0]
     elif config.init_from is not None:
-        spec = read_spec(locate_folder(config.init_from))
+        known = PUBLISHED.get(config.init_from)
+        spec = read_spec(locate_folder(config.init_from)) if known is None else known
         spec = replace(spec, vocab_size=spec.vocab_size + len(ADDED))
     else:
         spec = config.model
@@ -63,6 +77,8 @@ def tokenizer_folder(config: ImageTextConfig) -> Path:
         return Path(config.tokenizer)
     if named := run_named(config.init_from):
         return tokenizer_folder(_of_run(named[0]))
+    if file := model_file(config.init_from):
+        return locate_folder(file[1])
     if config.init_from is None:
         raise UserError("tokenizer: a model without a folder of its own needs one, --tokenizer=FOLDER")
     return locate_folder(config.init_from)
@@ -110,7 +126,13 @@ def leaves_for(config: ImageTextConfig) -> Mapping[str, Any] | None:
     if named := run_named(config.init_from):
         directory, step = named
         theirs = _of_run(directory).adapter
-        leaves: Borrowed = from_run(open_run(directory), step, config.init_only)
+        leaves = from_run(open_run(directory), step, config.init_only)
+    elif file := model_file(config.init_from):
+        *_, theirs, stored = file
+        leaves = Borrowed(stored, config.init_from, config.init_only)
+    else:
+        leaves = theirs = None
+    if leaves is not None:
         if None not in (config.adapter, theirs):
             equal = config.adapter.rank == theirs.rank
             check_meaning(leaves, settings(config.adapter, equal), settings(theirs, equal))

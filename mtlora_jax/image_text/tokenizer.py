@@ -9,6 +9,8 @@ from mtlora_jax.image_text.bart import BartSpec
 
 ADDED = tuple(f"<{name}_{i}>" for name in ("extra_id", "vis_extra_id") for i in reversed(range(100)))
 """In the order in which they are added, so that `<vis_extra_id_k>` is row V - 1 - k of the word embedding."""
+FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+"""The whole of a tokenizer, or its two parts."""
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 CLEANED = ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"))
 CLEANED += ((" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"))
@@ -38,6 +40,7 @@ class BartTokenizer:
             added = (tokenizers.AddedToken(token, lstrip=True, rstrip=True, special=True) for token in ADDED)
             self._inner.add_special_tokens(list(added))
         self.vocab_size = self._inner.get_vocab_size()
+        # A merged model has the added tokens in its own file already.
         if self.vocab_size != spec.vocab_size:
             raise UserError(
                 f"the tokenizer in {folder} has {base} tokens, {self.vocab_size} with those of pictures, and the model "
@@ -65,14 +68,14 @@ def _read(folder: Path) -> Any:
     """The tokenizer in a folder, without truncation and padding."""
     import tokenizers
 
-    whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
+    whole, *parts = (folder / name for name in FILES)
     try:
         if whole.exists():
             inner = tokenizers.Tokenizer.from_file(str(whole))
         elif all(part.exists() for part in parts):
             inner = _from_parts(*map(str, parts))
         else:
-            raise UserError(f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.json and merges.txt")
+            raise UserError(f"{folder} holds no tokenizer: neither {FILES[0]} nor {' and '.join(FILES[1:])}")
     except UserError:
         raise
     except Exception as error:  # the library raises nothing more special

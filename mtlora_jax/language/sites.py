@@ -40,9 +40,13 @@ class Sites(nn.Module):
             use_bias=use_bias,
             adapter=adapter_at(self.adapters, site),
             dtype=self.dtype,
-            kernel_init=nn.initializers.normal(0.02),
+            kernel_init=nn.initializers.normal(self.deviation()),
             name=site.rpartition("/")[2],
         )
+
+    def deviation(self) -> float:
+        """Of fresh kernels."""
+        return 0.02
 
 
 def adapter_at(adapters: Table, site: str) -> Spec | None:

@@ -22,9 +22,11 @@ class Data:
 
     Attributes:
       val_length: held-out questions of each task that evaluation during training reads; 0 for all.
+      encoder: what its features are of, a name in `encoders.ENCODERS`; photos of yours are read with it.
     """
 
     val_length: int = 0
+    encoder: str = "RN101"
 
     def questions(self, split: str, tasks: Sequence[str]) -> list[Question]:
         """The questions of a split, `train` or `val`, of these tasks.

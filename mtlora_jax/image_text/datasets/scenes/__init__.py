@@ -31,7 +31,7 @@ class ScenesData(Data):
       train_images, val_images: pictures per split; the two splits share none.
       asked: questions of VQA and of GQA about each picture, and statements about each picture with the next.
       seed: another seed, another world.
-      encoder: what turns pictures into features, of `encoders.ENCODERS`.
+      encoder: what turns pictures into features.
     """
 
     train_images: int = 1024

@@ -152,9 +152,8 @@ def main(argv: list[str]) -> None:
     more = [argument for argument in rest if not argument.startswith("--")]
     process.prepare()
     run = open_trained(flags["workdir"], [argument for argument in rest if argument.startswith("--")])
-    photos = photos_of([flags["image"], *more])
     if domain_of(run.config) == "mtlora_jax.image_text.workload":
-        answer(run, photos, flags)
+        answer(run, photos_of([flags["image"], *more]), flags)
         return
     if not isinstance(run.config, VisionConfig):
         raise UserError(f"{run.workdir} holds no run that reads photos: {type(run.config).__name__}")
@@ -162,6 +161,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--out is missing; see --help")
     if asked := [name for name in ("task", "question", "weights") if flags[name]]:
         raise UserError(f"--{asked[0]} is of runs of image and text; {run.workdir} predicts all its dense tasks")
+    photos = photos_of([flags["image"], *more])
     out = Path(flags["out"])
     written = predict(run, photos, out, flags["step"] or "last")
     print(f"wrote {len(written)} files to {out}: {listed(str(path.relative_to(out)) for path in written)}")

@@ -60,7 +60,11 @@ def refused(result: tuple[int, str, str], *words: str) -> None:
         assert word in lines[0]
 
 
-JOBS = {"scenes": (SMOKE, *TINY), "text": (ROOT / "configs" / "text_smoke.py",)}
+JOBS = {
+    "scenes": (SMOKE, *TINY),
+    "text": (ROOT / "configs" / "text_smoke.py",),
+    "image_text": (ROOT / "configs" / "image_text_smoke.py",),
+}
 """Six steps of each domain: a recipe and overrides."""
 
 
@@ -70,6 +74,7 @@ def job(request) -> tuple:
 
 
 scenes_only = pytest.mark.parametrize("job", ["scenes"], indirect=True)
+image_text_only = pytest.mark.parametrize("job", ["image_text"], indirect=True)
 text_only = pytest.mark.parametrize("job", ["text"], indirect=True)
 
 
@@ -248,8 +253,55 @@ def test_a_language_run_answers_is_scored_and_leaves_for_other_libraries(cache, 
     refused(run(cache, "mtlora_jax.convert", "merge", finished, tmp_path / "x"), "name one of boolq")
     refused(run(cache, "mtlora_jax.generate", "--workdir", finished, "--task", "chess"), "no task chess", "boolq")
     predict = run(cache, "mtlora_jax.predict", "--workdir", finished, "--image", "x", "--out", "y")
-    refused(predict, "no run of dense tasks")
+    refused(predict, "no run that reads photos")
     refused(run(cache, "mtlora_jax.report", tmp_path), "holds no run")
+
+
+@pytest.mark.slow
+@image_text_only
+def test_a_run_of_image_and_text_answers_is_scored_and_leaves_for_other_libraries(cache, finished, tmp_path):
+    from PIL import Image
+
+    photo = tmp_path / "photo.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)).save(photo)
+    ask = ("mtlora_jax.predict", "--workdir", finished, "--image", photo, "--out", tmp_path / "out")
+    code, out, err = run(cache, *ask, "--task", "vqa", "--question", "What is it?")
+    assert code == 0, err
+    assert "photo.jpg: " in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"answers.json", "answers.png"}
+    refused(run(cache, *ask, "--task", "nlvr", "--question", "It is."), "nlvr is about 2 photos")
+    refused(run(cache, *ask, "--task", "vqa"), "--question")
+    scoring = ("--protocol", "generate", "--predictions", tmp_path / "p", "--search.beams=2")
+    code, out, err = run(cache, "eval.py", "--workdir", finished, *scoring)
+    assert code == 0, err
+    assert "consistency" in out
+    names = {"vqa_predict.json", "gqa_predict.json", "nlvr_submit.csv", "caption_predict.json"}
+    assert {path.name for path in (tmp_path / "p").iterdir()} == names
+    merge = ("mtlora_jax.convert", "merge", finished, tmp_path / "merged", "--task", "vqa")
+    code, out, err = run(cache, *merge)
+    assert code == 0, err
+    merged = ("--config", *JOBS["image_text"], f"--init_from={tmp_path / 'merged'}", "--adapter=None")
+    code, out, err = run(cache, "eval.py", *merged)
+    assert code == 0, err
+    peft = ("mtlora_jax.convert", "to-peft", finished, tmp_path / "peft", "--task", "gqa")
+    code, out, err = run(cache, *peft)
+    assert code == 0, err
+    assert (tmp_path / "peft" / "adapter_model.safetensors").exists()
+    back = ("mtlora_jax.convert", "to-mtl-lora-reference", finished, tmp_path / "LAST.pth")
+    code, out, err = run(cache, *back)
+    assert code == 0, err
+    (tmp_path / "hyper.json").write_text(
+        json.dumps({"r": 2, "lora_alpha": 16, "n_tasks": 4, "n_up": 2, "tau": 0.8, "diagonal": False, "feat_dim": 288})
+    )
+    hyper = ("--hyper", tmp_path / "hyper.json", "--base", "scenes_bart")
+    there = ("mtlora_jax.convert", "from-mtl-lora-reference", tmp_path / "LAST.pth", tmp_path / "m.safetensors", *hyper)
+    code, out, err = run(cache, *there)
+    assert code == 0, err
+    same = ("--config", *JOBS["image_text"], f"--init_from={tmp_path / 'm.safetensors'}")
+    code, out, err = run(cache, "eval.py", *same)
+    assert code == 0, err
+    results = json.loads((finished / "results.json").read_text())["last"]["metrics"]
+    assert f"{results['vqa']['loss']:.4f}" in out
 
 
 REFUSALS = {

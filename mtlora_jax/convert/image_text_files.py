@@ -1,6 +1,5 @@
 """Runs of image and text, out of the door and in: plain BART folders, folders of peft, the reference's checkpoints."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,12 @@ from mtlora_jax.files import read_json
 from mtlora_jax.image_text.bart import Bart, BartSpec
 from mtlora_jax.image_text.bart_weights import CONFIG, save_bart
 from mtlora_jax.image_text.config import ImageTextConfig
-from mtlora_jax.image_text.source import tokenizer_folder
-from mtlora_jax.image_text.tokenizer import FILES
+from mtlora_jax.image_text.source import VISUAL, tokenizer_of
 from mtlora_jax.image_text.workload import make_model
 from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.hub import locate_folder
 
-VISUAL = "visual_embedding.safetensors"
-"""Beside a merged model, what turns pictures into tokens: its leaves by path."""
 BASE = "base"
 """Within a folder of peft, the model that its adapter belongs to."""
 
@@ -98,10 +94,7 @@ def to_peft(source: str, out: Path, task: str | None, step: Step, arguments: Seq
 def _write_model(folder: Path, config: ImageTextConfig, spec: BartSpec, params: Mapping[str, Any]) -> None:
     """A plain BART, its tokenizer's files, and the visual embedding."""
     save_bart(folder, spec, params)
-    tokenizer = tokenizer_folder(config)
-    for name in FILES:
-        if (tokenizer / name).exists():
-            shutil.copyfile(tokenizer / name, folder / name)
+    tokenizer_of(config).save(folder)
     leaves = tables.flatten({"params": {"visual_embedding": params["visual_embedding"]}})
     about = {"visual": schema.encode(spec.visual), "tasks": list(config.tasks)}
     safetensors.write(folder / VISUAL, {path: np.asarray(leaf) for path, leaf in leaves.items()}, about)

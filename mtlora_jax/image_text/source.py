@@ -21,6 +21,8 @@ from mtlora_jax.language.adapter import Adapter, settings
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.hub import locate_folder
 
+VISUAL = "visual_embedding.safetensors"
+"""In the folder of a merged run, which has the added tokens: what turns pictures into tokens, its leaves by path."""
 WORDS, BIAS = "params/shared/embedding", "params/final_logits_bias"
 """The leaves that have a row for every token."""
 
@@ -62,8 +64,10 @@ def spec_of(config: ImageTextConfig) -> BartSpec:
         spec = file[0]
     elif config.init_from is not None:
         known = PUBLISHED.get(config.init_from)
-        spec = read_spec(locate_folder(config.init_from)) if known is None else known
-        spec = replace(spec, vocab_size=spec.vocab_size + len(ADDED))
+        folder = None if known else locate_folder(config.init_from)
+        spec = known or read_spec(folder)
+        if folder is None or not (folder / VISUAL).exists():
+            spec = replace(spec, vocab_size=spec.vocab_size + len(ADDED))
     else:
         spec = config.model
     rates = ("dropout", "attention_dropout", "activation_dropout")
@@ -115,6 +119,14 @@ class Extended(Mapping):
         return np.concatenate([leaf, rows.astype(leaf.dtype)])
 
 
+class NamedLeaves(dict):
+    """Leaves by path, and in `where` what they are from."""
+
+    def __init__(self, leaves: Mapping[str, np.ndarray], where: str):
+        super().__init__(leaves)
+        self.where = where
+
+
 def leaves_for(config: ImageTextConfig) -> Mapping[str, Any] | None:
     """The leaves that a run starts from; None for a model that is drawn.
 
@@ -139,4 +151,8 @@ def leaves_for(config: ImageTextConfig) -> Mapping[str, Any] | None:
         return leaves
     if config.init_only:
         raise UserError("init_only says what is taken of another run; a pretrained model is taken whole")
-    return Extended(open_bart(locate_folder(config.init_from))[1], config.seed)
+    folder = locate_folder(config.init_from)
+    leaves = open_bart(folder)[1]
+    if (folder / VISUAL).exists():
+        return NamedLeaves({**leaves, **safetensors.read(folder / VISUAL)[0]}, str(folder))
+    return Extended(leaves, config.seed)

@@ -40,7 +40,6 @@ class BartTokenizer:
             added = (tokenizers.AddedToken(token, lstrip=True, rstrip=True, special=True) for token in ADDED)
             self._inner.add_special_tokens(list(added))
         self.vocab_size = self._inner.get_vocab_size()
-        # A merged model has the added tokens in its own file already.
         if self.vocab_size != spec.vocab_size:
             raise UserError(
                 f"the tokenizer in {folder} has {base} tokens, {self.vocab_size} with those of pictures, and the model "
@@ -58,6 +57,10 @@ class BartTokenizer:
         for spaced, close in CLEANED:
             text = text.replace(spaced, close)
         return text
+
+    def save(self, folder: Path) -> None:
+        """Writes it with its added tokens, as `tokenizer.json`."""
+        self._inner.save(str(folder / FILES[0]))
 
     def word(self, text: str) -> int:
         """The first piece of a word at the beginning of a text."""

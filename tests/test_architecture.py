@@ -30,8 +30,11 @@ MAY_IMPORT = {
     "domains": {"config", "errors", "engine"},
     "vision": SHARED,
     "text": SHARED | {"language"},
+    # Frozen backbones, lent to domains that read pictures and do not train them.
+    "encoders": FLOOR | {"weights", "images", "vision"},
+    "image_text": SHARED | {"language", "encoders"},
 }
-DOMAINS = {"vision", "text"}
+DOMAINS = {"vision", "text", "image_text"}
 COMMANDS = {"bench", "data", "generate", "predict", "report"}
 HEAVY = ("jax", "tensorflow", "torch", "tensorflow_datasets")
 
@@ -64,7 +67,7 @@ def test_imports_point_one_way(name):
 def test_a_third_domain_needs_a_package_and_a_row():
     # What is shared by domains knows none of them; only the table, converters and commands do.
     knows = {part(path) for path in PACKAGE.rglob("*.py") if ours(path) & DOMAINS}
-    assert knows - DOMAINS <= {"convert", "testing"} | COMMANDS
+    assert knows - DOMAINS <= {"convert", "testing", "encoders"} | COMMANDS
     assert "language" not in {p for path in (PACKAGE / "language").rglob("*.py") for p in ours(path) & DOMAINS}
 
 

@@ -16,7 +16,7 @@ NAME = "scenes_nano"
 
 
 def scenes_nano(weights: str = "") -> Encoder:
-    """`[B, 128, 128, 3]` to `[B, 64, 288]`: the maps of 8 x 8 and, spread over it, of 4 x 4."""
+    """`[B, 128, 128, 3]` to `[B, 64, 288]`: the maps of 8 x 8 and, repeated over it, of 4 x 4."""
     if weights:
         raise UserError(f"{NAME} is shipped with its weights: leave out the file")
     spec = replace(swin("nano"), drop_path=0.0)

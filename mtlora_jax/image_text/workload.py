@@ -219,9 +219,9 @@ def observe(
         own = [questions.questions[int(i)] for i in np.asarray(batch["id"])[rows]]
         measured = task.measure(predictions_of(task, tokenizer, outputs, rows), own, fitted[name]) if own else {}
         for statistic, values in measured.items():
-            spread = np.zeros((len(batch["id"]), *values.shape[1:]))
-            spread[rows] = values
-            found.setdefault(name, {})[statistic] = spread
+            of_rows = np.zeros((len(batch["id"]), *values.shape[1:]))
+            of_rows[rows] = values
+            found.setdefault(name, {})[statistic] = of_rows
     return found
 
 

@@ -43,6 +43,6 @@ def test_sizes_of_rn101():
     model, images = ResNet(ResNetSpec()), np.zeros((1, 224, 224, 3), np.float32)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
     leaves = jax.tree_util.tree_leaves_with_path(shapes)
-    # 56,259,936 of the image tower less 13,740,544 of attention pooling; running moments are no weights.
+    # 56,259,936 of the image tower less 13,740,544 of attention pooling; running moments do not count.
     assert sum(leaf.size for path, leaf in leaves if path[-1].key not in ("mean", "var")) == 42_519_392
     assert jax.eval_shape(model.apply, shapes, images).shape == (1, 7, 7, 2048)

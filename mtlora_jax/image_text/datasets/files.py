@@ -17,7 +17,7 @@ def records(path: Path, fields: Fields) -> list[dict[str, Any]]:
       fields: what every record has, and of which type.
 
     Raises:
-      UserError: there is no such file, it is no list, or a record lacks a field; the message names file and record.
+      UserError: the file is missing, is not of a list, or a record lacks a field; the message names file and record.
     """
     found = read_json(path)
     if not isinstance(found, list):

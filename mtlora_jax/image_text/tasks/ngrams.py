@@ -18,7 +18,8 @@ Gram = tuple[str, ...]
 
 BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 DROPPED = {*"'`.?!,:-;", "''", "``", "--", "..."}
-"""What is no word; brackets would be among them if the list were in small letters, as tokens are."""
+"""What does not count as a word. The published list has brackets in capital letters; tokens are in small ones, and so
+brackets stay."""
 TOKEN = re.compile(
     r"""
     (?:[a-z]\.){2,}                                    # u.s.

@@ -38,7 +38,7 @@ def test_its_docstring_gives_the_command(name):
     assert f"python train.py --config configs/{name}.py" in path(name).read_text()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED + [name for name in RECIPES if name.startswith("vlbart_")])
 def test_it_trains_what_it_says(name):
     stated = COUNTS.search(path(name).read_text())
     assert stated, "the docstring has to say how many parameters train"
@@ -70,3 +70,18 @@ def test_it_follows_the_published_recipe(name):
     assert {t.head for t in config.tasks.values()} == {"hrnet"}
     if config.placement is not None:
         assert (config.placement.shared_scale, config.placement.dropout) == ((4.0,), (0.05,))
+
+
+def test_image_text_recipes_follow_the_published_batches():
+    config = load_config(path("vlbart_mtl_lora"))
+    sizes = [int(config.train.batch_size * task.share) for task in config.tasks.values()]
+    assert sizes == [512, 853, 170, 426]
+    epoch = sum(-(-n // size) for n, size in zip((605_102, 1_075_062, 86_373, 566_747), sizes, strict=True))
+    assert (config.train.steps, config.optim.warmup_steps) == (20 * epoch, int(0.03 * 20 * epoch))
+    adapter = config.adapter
+    assert (adapter.rank, adapter.scale, adapter.up_projections, adapter.temperature) == (64, 0.25, 2, 0.8)
+    workload = workload_of(config)
+    lora = abstract_variables(workload, config)["lora"]
+    assert tables.count(lora) == 5_898_528
+    sites = {leaf_path.rpartition("/")[0] for leaf_path in tables.paths(lora) if "/tasks/" not in leaf_path}
+    assert len(sites) == 6

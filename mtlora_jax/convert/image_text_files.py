@@ -60,6 +60,9 @@ def merge_task(
     """Writes a plain BART folder with one task's adapters folded in, and what turns pictures into tokens beside it."""
     config, model, variables = read_run(source, step, arguments)
     layers = adapted_layers(model) if model.adapters else {}
+    if dtype is not None:
+        # Rounded once, after the updates are added.
+        variables["params"] = jax.tree.map(lambda leaf: np.asarray(leaf).astype(np.float32), variables["params"])
     if not layers:
         plain = variables
     else:

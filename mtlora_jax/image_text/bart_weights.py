@@ -271,17 +271,18 @@ def leaves_of(tensors: Mapping[str, np.ndarray], spec: BartSpec, where: str) -> 
     return MappedLeaves(Whole(tensors, spec.vocab_size), abstract_leaves(spec), rows(spec), droppable, where)
 
 
-def save_bart(folder: Path, spec: BartSpec, params: Mapping, dtypes: Mapping[str, np.dtype] | None = None) -> None:
-    """Writes a model as a Hugging Face folder, of its text part.
+def save_bart(folder: Path, spec: BartSpec, params: Mapping) -> None:
+    """Writes a model's text part as a Hugging Face folder.
 
     Args:
       params: the `params` collection, without adapters.
-      dtypes: of tensors by their names, where they are not their leaves'.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     params = {name: of for name, of in params.items() if name != "visual_embedding"}
     leaves = tables.flatten({"params": params})
-    tensors = MappedTensors(leaves, rows(spec), dtypes)
+    tensors = MappedTensors(leaves, rows(spec))
     safetensors.write_folder(folder, tensors, tensors.sizes(), SHARD)
-    write_json(folder / CONFIG, config_of(spec, str(np.dtype(leaves["params/shared/embedding"].dtype))))
+    # transformers reads all of them in the dtype that is told: the widest, so that none is rounded.
+    widest = max((np.dtype(leaf.dtype) for leaf in leaves.values()), key=lambda dtype: dtype.itemsize)
+    write_json(folder / CONFIG, config_of(spec, str(widest)))

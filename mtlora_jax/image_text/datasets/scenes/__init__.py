@@ -95,7 +95,7 @@ def _nlvr(data: ScenesData, split: str, index: int) -> list[Question]:
     a, b = (_facts(data.seed, split, i) for i in (index, other))
     images, found = (named(split, index), named(split, other)), []
     for n in range(data.asked):
-        text, truth = state(a, b, rng)
+        text, truth = state(a, b, rng, wanted=n % 2 == 0)
         name = f"{split}-{index}-0-{n}"
         found.append(Question("nlvr", name, text, images, {WORDS[0 if truth else 1]: 1.0}, group=f"{split}-{index}"))
     return found

@@ -148,9 +148,8 @@ def ask(makers: Sequence[Maker], facts: Facts, rng: np.random.Generator) -> Ask:
     return ground(facts, rng)
 
 
-def state(a: Facts, b: Facts, rng: np.random.Generator) -> tuple[str, bool]:
-    """A statement about two scenes, as often true as not."""
-    wanted = bool(rng.random() < 0.5)
+def state(a: Facts, b: Facts, rng: np.random.Generator, wanted: bool) -> tuple[str, bool]:
+    """A statement about two scenes, true or false as it is wanted wherever one can be."""
     for _ in range(TRIES):
         found = pick(rng, NLVR)(a, b, rng)
         if found[1] == wanted:

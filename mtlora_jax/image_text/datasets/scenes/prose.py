@@ -57,7 +57,7 @@ def example(prefixes: Mapping[str, str], seed: int, split: str, number: int) -> 
 
     def statement() -> tuple[str, str]:
         other = facts_of(seed, split, 2 * number + 1)
-        text, truth = state(facts, other, rng)
+        text, truth = state(facts, other, rng, wanted=bool(rng.random() < 0.5))
         return reading("nlvr", text, "true" if truth else "false", other)
 
     kinds: dict[Callable[[], tuple[str, str]], float] = {

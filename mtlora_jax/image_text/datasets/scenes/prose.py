@@ -8,8 +8,18 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from mtlora_jax.image_text.datasets.scenes.asks import GQA, GROUND_WORDS, SKY_WORDS, VQA, ask, captions, state
-from mtlora_jax.image_text.datasets.scenes.facts import Facts, facts_of
+from mtlora_jax.image_text.datasets.scenes.asks import (
+    GQA,
+    GROUND_WORDS,
+    SKY_WORDS,
+    VQA,
+    Ask,
+    ask,
+    captions,
+    pick,
+    state,
+)
+from mtlora_jax.image_text.datasets.scenes.facts import PLURALS, Facts, facts_of
 
 MASK = "<mask>"
 MASKED = 0.3
@@ -26,6 +36,31 @@ def describe(facts: Facts) -> str:
         size = "large" if thing.area > 0.05 else "small"
         phrases.append(f"{size} {thing.name} {place} {'near' if thing.depth < 4.5 else 'far'}")
     return f"{', '.join(phrases)}; {GROUND_WORDS[facts.ground]} ground, {SKY_WORDS[facts.sky]} sky"
+
+
+def brief(facts: Facts) -> str:
+    """The same without sizes, distances and sky: what two scenes are compared by."""
+    return f"{', '.join(thing.name for thing in facts.things)}; {GROUND_WORDS[facts.ground]} ground"
+
+
+def how_many_named(facts: Facts, rng: np.random.Generator) -> Ask | None:
+    """How many things of a name there are, or of one that shares its colour or its kind."""
+    if not facts.things:
+        return None
+    thing, other = pick(rng, facts.things), pick(rng, facts.things)
+    asked = thing if rng.random() < 0.5 else thing._replace(colour=other.colour)
+    return f"How many {asked.name} are there?", str(sum(one.name == asked.name for one in facts.things))
+
+
+def how_many_in(a: Facts, b: Facts, rng: np.random.Generator) -> Ask:
+    """How many things of a kind there are in one of two scenes."""
+    which, facts = pick(rng, (("left", a), ("right", b)))
+    kind = pick(rng, tuple(PLURALS))
+    return f"How many {PLURALS[kind]} are in the {which} image?", str(facts.count(kind))
+
+
+READ = (*VQA, how_many_named, how_many_named)
+"""What is asked of a description: counting by name is what yes and no rest on, and tells more of itself."""
 
 
 def masked(text: str, rng: np.random.Generator) -> str:
@@ -52,19 +87,22 @@ def example(prefixes: Mapping[str, str], seed: int, split: str, number: int) -> 
     def infill() -> tuple[str, str]:
         return masked(described, rng), described
 
-    def reading(task: str, text: str, answer: str, *more: Facts) -> tuple[str, str]:
-        return f"{prefixes[task]}{text} {' . '.join([described, *map(describe, more)])}", answer
+    def reading(task: str, text: str, answer: str, read: str = described) -> tuple[str, str]:
+        return f"{prefixes[task]}{text} {read}", answer
 
-    def statement() -> tuple[str, str]:
+    def pair() -> tuple[str, str]:
         other = facts_of(seed, split, 2 * number + 1)
+        read = f"{brief(facts)} . {brief(other)}"
+        if rng.random() < 0.4:
+            return reading("vqa", *how_many_in(facts, other, rng), read)
         text, truth = state(facts, other, rng, wanted=bool(rng.random() < 0.5))
-        return reading("nlvr", text, "true" if truth else "false", other)
+        return reading("nlvr", text, "true" if truth else "false", read)
 
     kinds: dict[Callable[[], tuple[str, str]], float] = {
-        infill: 0.1,
-        lambda: reading("vqa", *ask(VQA, facts, rng)): 0.3,
+        infill: 0.05,
+        lambda: reading("vqa", *ask(READ, facts, rng)): 0.35,
         lambda: reading("gqa", *ask(GQA, facts, rng)): 0.25,
-        statement: 0.2,
-        lambda: reading("caption", "", captions(facts, rng, 1)[0]): 0.15,
+        pair: 0.25,
+        lambda: reading("caption", "", captions(facts, rng, 1)[0]): 0.1,
     }
     return list(kinds)[int(rng.choice(len(kinds), p=list(kinds.values())))]()

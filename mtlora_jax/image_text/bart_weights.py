@@ -13,14 +13,13 @@ import jax
 import numpy as np
 
 from mtlora_jax.engine import tables
-from mtlora_jax.errors import UserError
-from mtlora_jax.files import read_json, write_json
+from mtlora_jax.files import write_json
 from mtlora_jax.image_text.bart import Bart, BartSpec, init
 from mtlora_jax.image_text.visual import VisualSpec
-from mtlora_jax.weights import safetensors
+from mtlora_jax.weights import config, safetensors
+from mtlora_jax.weights.config import CONFIG
 from mtlora_jax.weights.mapping import AS_IS, TRANSPOSED, Layout, MappedLeaves, MappedTensors, Row, single, stacked
 
-CONFIG = "config.json"
 BIAS = "final_logits_bias"
 SHARD = 4 << 30
 """Bytes of a written file, at most."""
@@ -49,23 +48,8 @@ PUBLISHED: Mapping[str, BartSpec] = {
 
 
 def read_spec(folder: Path) -> BartSpec:
-    """The shape from a folder's `config.json`.
-
-    Raises:
-      UserError: there is none, or it describes another kind of model; the message names the file and the key.
-    """
-    path = Path(folder) / CONFIG
-    if not path.exists():
-        raise UserError(f"{folder} holds no model: there is no {CONFIG}")
-    config = read_json(path)
-    if not isinstance(config, Mapping):
-        raise UserError(f"{path} is not the config of a model")
-    try:
-        return spec_of(config)
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]} is missing") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {error}") from None
+    """The shape from a folder's `config.json`; see `weights.config.read_spec`."""
+    return config.read_spec(folder, spec_of)
 
 
 ALWAYS: Mapping[str, Any] = {

@@ -41,7 +41,7 @@ class Questions:
 
     Attributes:
       tasks: in the order of task ids.
-      questions: those of a task one after the other, in that order.
+      questions: for batches of one task, those of a task one after the other in that order.
       features: of their pictures.
       tokenizer: makes ids of texts.
       lengths: what batches are padded to; the last holds every example.

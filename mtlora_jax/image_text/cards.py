@@ -16,7 +16,7 @@ SHOWN = 2
 """Questions of each task on the sheet."""
 SIZE, TEXT = 160, 15
 """Pixels of a picture, and of letters."""
-WIDTH = 420
+WIDTH = 300
 """Pixels for the words beside pictures."""
 RIGHT, WRONG = (30, 120, 60), (170, 50, 40)
 
@@ -44,7 +44,8 @@ def cards(
     """`{"all": sheet}` of the first questions of each task in a batch; nothing where no pictures are at hand."""
     found = []
     for name, task in tasks.items():
-        rows = np.flatnonzero(batch["valid"][name])[:SHOWN]
+        rows = np.flatnonzero(batch["valid"][name])
+        rows = rows[:: max(len(rows) // SHOWN, 1)][:SHOWN]  # not all about one picture
         for row, prediction in zip(rows, predictions_of(task, tokenizer, outputs, rows), strict=True):
             question = questions.questions[int(batch["id"][row])]
             pictures = [shown for image in question.images if (shown := picture(image)) is not None]
@@ -54,20 +55,22 @@ def cards(
                 asked = f"{name}: {question.text}" if question.text else name
                 lines = [(asked, None), (f"model: {prediction}", is_right), (f"truth: {', '.join(truths)}", None)]
                 found.append(Card(pictures, lines))
-    return {"all": sheet(found)} if found else {}
+    return {"all": sheet(found, SHOWN)} if found else {}
 
 
-def sheet(found: Sequence[Card]) -> np.ndarray:
-    """uint8 `[H, W, 3]`, the cards one below the other, words on the right of pictures."""
+def sheet(found: Sequence[Card], columns: int = 1) -> np.ndarray:
+    """uint8 `[H, W, 3]`, the cards row by row, words on the right of pictures."""
     most = max(len(card.pictures) for card in found)
-    left = GAP + most * (SIZE + GAP)
-    page = Image.new("RGB", (left + WIDTH, GAP + len(found) * (SIZE + GAP)), PAPER)
+    wide, rows = GAP + most * (SIZE + GAP) + WIDTH, -(-len(found) // columns)
+    page = Image.new("RGB", (columns * wide, GAP + rows * (SIZE + GAP)), PAPER)
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(TEXT)
-    for row, card in enumerate(found):
-        top = GAP + row * (SIZE + GAP)
-        for column, shown in enumerate(card.pictures):
+    for number, card in enumerate(found):
+        row, column = divmod(number, columns)
+        top, begin = GAP + row * (SIZE + GAP), GAP + column * wide
+        for i, shown in enumerate(card.pictures):
             scaled = Image.fromarray(shown).resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-            page.paste(scaled, (GAP + column * (SIZE + GAP), top))
+            page.paste(scaled, (begin + i * (SIZE + GAP), top))
+        left = begin + len(card.pictures) * (SIZE + GAP)
         y = top + GAP
         for words, is_right in card.lines:
             ink = INK if is_right is None else RIGHT if is_right else WRONG

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
+from itertools import zip_longest
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,10 @@ def open_questions(config: ImageTextConfig, tokenizer: Callable[[], BartTokenize
     side = "train" if split == "train" else "val"
     questions = config.data.open(side, tuple(tasks))
     if split == "val":
-        questions = config.data.evaluated(questions, tuple(tasks))
+        # In turn, so that the first batch, of which pictures are made, has all tasks.
+        chosen = config.data.evaluated(questions, tuple(tasks))
+        by_task = [[question for question in chosen if question.task == task] for task in tasks]
+        questions = [question for of in zip_longest(*by_task) for question in of if question is not None]
     features = config.data.features(side)
     images = [image for question in questions for image in question.images]
     check_features(features, images, config.visual.features, f"{split} pictures")

@@ -19,6 +19,7 @@ from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.process import return_memory
 from mtlora_jax.engine.state import State, start
 from mtlora_jax.engine.step import make_train_step
+from mtlora_jax.image_text.config import ImageTextConfig
 from mtlora_jax.text.config import MicroworldData, TextConfig
 from mtlora_jax.vision.config import VisionConfig
 from mtlora_jax.vision.model import DenseModel
@@ -118,11 +119,16 @@ class Program:
 
 
 def program_of(config: Config, plain: bool = False) -> Program:
-    """A config's real step on made-up images, or on rows of the micro-world; no pretrained Swin is read.
+    """A config's real step on made-up images and features, or on rows of the micro-world; no pretrained Swin or BART is
+    read.
 
     Args:
       plain: what the config is compared with instead; see `plain_of`.
     """
+    if isinstance(config, ImageTextConfig):
+        from mtlora_jax.image_text.source import spec_of
+
+        config = replace(config, init_from=None, model=spec_of(config))
     config = replace(config, init_from=None) if isinstance(config, VisionConfig) else config
     config = plain_of(config) if plain else config
     mesh, workload, B = make_mesh(config.mesh), workload_of(config), config.train.batch_size
@@ -131,14 +137,15 @@ def program_of(config: Config, plain: bool = False) -> Program:
         batch = workload.train_batches(B).batch(config.seed, 0, range(B))
         amount, unit = int((batch["segment_ids"] > 0).sum()), "tokens"
     else:
-        batch, amount, unit = made_up(workload.abstract_batch(B)), B, "images"
+        unit = "examples" if isinstance(config, ImageTextConfig) else "images"
+        batch, amount = made_up(workload.abstract_batch(B)), B
     step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, mesh)
     return Program(step, begin.state, begin.frozen, batch, mesh, amount, unit)
 
 
 def plain_of(config: Config) -> Config:
     """What a config's adapters are compared with: every weight of a Swin trained, or a LoRA."""
-    if isinstance(config, TextConfig):
+    if isinstance(config, TextConfig | ImageTextConfig):
         return replace(config, name="plain", adapter=replace(config.adapter, method="lora"))
     return replace(config, name="plain", placement=None, trainable=Trainable(all=True))
 

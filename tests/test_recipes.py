@@ -81,7 +81,11 @@ def test_image_text_recipes_follow_the_published_batches():
     adapter = config.adapter
     assert (adapter.rank, adapter.scale, adapter.up_projections, adapter.temperature) == (64, 0.25, 2, 0.8)
     workload = workload_of(config)
-    lora = abstract_variables(workload, config)["lora"]
+    variables = abstract_variables(workload, config)
+    labels = weight_labels(workload, variables)
+    decayed = split_variables(variables, {p: "decay" if of == "decay" else "frozen" for p, of in labels.items()})[0]
+    assert tables.count(decayed) == 7_502_880
+    lora = variables["lora"]
     assert tables.count(lora) == 5_898_528
     sites = {leaf_path.rpartition("/")[0] for leaf_path in tables.paths(lora) if "/tasks/" not in leaf_path}
     assert len(sites) == 6

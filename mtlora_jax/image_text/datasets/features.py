@@ -53,10 +53,11 @@ class Files:
         return checked(found, str(path))
 
     def missing(self, images: Iterable[str]) -> list[str]:
-        there: dict[Path, set[str]] = {}
-        for folder in {self._path(image).parent for image in images}:
-            there[folder] = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
         paths = {image: self._path(image) for image in images}
+        there = {
+            folder: {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+            for folder in {path.parent for path in paths.values()}
+        }
         return [image for image, path in paths.items() if path.name not in there[path.parent]]
 
     def _path(self, image: str) -> Path:

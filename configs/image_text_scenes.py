@@ -7,7 +7,7 @@ pictures and captions come from the scenes' geometry, features from the embedded
 """
 
 from mtlora_jax.config import Optim, Train
-from mtlora_jax.image_text.config import ImageTextConfig, ScenesData
+from mtlora_jax.image_text.config import ImageTextConfig, ScenesData, TaskConfig
 from mtlora_jax.image_text.visual import VisualSpec
 from mtlora_jax.language.adapter import Adapter
 
@@ -16,7 +16,7 @@ def get_config() -> ImageTextConfig:
     return ImageTextConfig(
         name="image_text_scenes",
         init_from="scenes_bart",
-        visual=VisualSpec(features=288),
+        visual=VisualSpec(features=288, cells=True),
         adapter=Adapter(
             rank=16,
             alpha=16.0,
@@ -25,9 +25,16 @@ def get_config() -> ImageTextConfig:
             up_projections=2,
             temperature=0.8,
         ),
+        # Words that say yes or no are learnt slowest.
+        tasks={
+            "vqa": TaskConfig(),
+            "gqa": TaskConfig(weight=2.0),
+            "nlvr": TaskConfig(weight=3.0),
+            "caption": TaskConfig(),
+        },
         lengths=((24, 40),),
         temperature=100.0,
         data=ScenesData(train_images=2048, val_images=128, val_length=256),
         optim=Optim(lr=3e-3, schedule="linear", warmup_steps=50, weight_decay=0.01, clip_norm=5.0),
-        train=Train(steps=1200, batch_size=64, eval_every=300, log_every=20, workers=1, worker_kind="thread"),
+        train=Train(steps=800, batch_size=64, eval_every=400, log_every=20, workers=1, worker_kind="thread"),
     )

@@ -131,7 +131,7 @@ def make_workload(config: BartPretrainConfig) -> Workload:
         train_batches=lambda batch_size: batches_of(opened("train"), batch_size),
         held_out=lambda batch_size: InOrder(opened("val"), batch_size),
         constant=lambda: constant(opened("train"), opened("val")),
-        artifacts=partial(artifacts, config.model),
+        artifacts=partial(artifacts, config.model, tokenizer),
     )
 
 
@@ -153,8 +153,11 @@ def constant(train: Texts, held_out: Texts) -> dict[str, dict[str, float]]:
     return {TASK: {"accuracy": float((tokens[tokens != IGNORE] == most).mean()), "exact": exact}}
 
 
-def artifacts(spec: BartSpec, variables: Mapping, folder: Path, meta: Mapping[str, Any]) -> Sequence[str]:
+def artifacts(
+    spec: BartSpec, tokenizer: BartTokenizer, variables: Mapping, folder: Path, meta: Mapping[str, Any]
+) -> Sequence[str]:
     """The model in half precision, as a Hugging Face folder `bart`: what later runs start from."""
     half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), variables["params"])
     save_bart(folder / "bart", spec, half)
+    tokenizer.save(folder / "bart")
     return ("bart",)

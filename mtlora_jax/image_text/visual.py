@@ -21,6 +21,8 @@ class VisualSpec:
       pool: whether grids are pooled; else any number of features is taken as it is.
       norm: `each` normalises features and boxes apart, `sum` their sum with the order embeddings, `none` nothing.
       order: add embeddings of the picture's and of the feature's number.
+      cells: features of a grid that come without boxes have those of their cells, so that the model knows where they are;
+        as published they have zeros.
     """
 
     features: int = 2048
@@ -29,6 +31,7 @@ class VisualSpec:
     pool: bool = True
     norm: str = "each"
     order: bool = True
+    cells: bool = False
 
 
 def is_pooled(spec: VisualSpec, count: int) -> bool:
@@ -62,6 +65,13 @@ def pooled(x: jax.Array, tokens: int) -> jax.Array:
     return along(along(grid, 2), 3).reshape(B, I, tokens, F)
 
 
+def cells(count: int) -> jax.Array:
+    """`[N, 4]`, left, right, top and bottom of the cells of a square grid, in parts of the picture."""
+    side = math.isqrt(count)
+    row, column = jnp.divmod(jnp.arange(count), side)
+    return jnp.stack([column, column + 1, row, row + 1], axis=-1) / side
+
+
 class VisualEmbedding(nn.Module):
     """`norm(W f + b) + norm(W' [box, area] + b') + image order + object order`."""
 
@@ -75,7 +85,7 @@ class VisualEmbedding(nn.Module):
 
         Args:
           features: `[B, I, N, F]`.
-          boxes: `[B, I, N, 4]`, or None for zeros. The area is `(b3 - b2) (b1 - b0)`, as published.
+          boxes: `[B, I, N, 4]`, or None for zeros, or cells. The area is `(b3 - b2) (b1 - b0)`, as published.
           words: `[V, D]`, the table of word embeddings; object k is its row V - 1 - k.
           image_ids, object_ids: `[B, I * N]` numbers of picture and feature; None counts them.
 
@@ -86,7 +96,9 @@ class VisualEmbedding(nn.Module):
         if is_pooled(s, features.shape[2]):
             features = pooled(features, s.tokens)
         B, I, N, _ = features.shape
-        boxes = jnp.zeros((B, I, N, 4)) if boxes is None else boxes[:, :, :N]
+        if boxes is None:
+            boxes = jnp.broadcast_to((cells(N) if s.cells else jnp.zeros((N, 4)))[None, None], (B, I, N, 4))
+        boxes = boxes[:, :, :N]
         area = (boxes[..., 3] - boxes[..., 2]) * (boxes[..., 1] - boxes[..., 0])
         boxes = jnp.concatenate([boxes, area[..., None]], axis=-1)
         tokens = self._normed("features", self._dense("features")(features), "each")

@@ -8,7 +8,7 @@ import pytest
 import vl
 
 from mtlora_jax.image_text.bart_weights import visual_spec
-from mtlora_jax.image_text.visual import VisualEmbedding, VisualSpec, pooled
+from mtlora_jax.image_text.visual import VisualEmbedding, VisualSpec, cells, pooled
 
 GOLDEN = np.load(vl.DATA / "vl_visual_embedding.npz")
 CASES = {
@@ -122,6 +122,20 @@ def test_pooling_is_the_reference_s(name):
 def test_two_pictures_are_pooled_apart():
     feats, out = GOLDEN["pool_two_images:feats"], GOLDEN["pool_two_images:feats_out"]
     np.testing.assert_array_equal(pooled(feats.reshape(2, 2, 49, 3), 36).reshape(out.shape), out)
+
+
+def test_cells_tile_the_picture():
+    found = np.asarray(cells(9))
+    np.testing.assert_allclose(found[5], [2 / 3, 1, 1 / 3, 2 / 3])
+    areas = (found[:, 3] - found[:, 2]) * (found[:, 1] - found[:, 0])
+    np.testing.assert_allclose(areas, 1 / 9, rtol=1e-6)
+    features, words = np.zeros((1, 2, 4, 3), np.float32), np.zeros((5, 8), np.float32)
+    module = VisualEmbedding(VisualSpec(features=3, tokens=4, cells=True), 8)
+    params = module.init(jax.random.key(0), features, None, words)
+    told = np.broadcast_to(cells(4), (1, 2, 4, 4))
+    np.testing.assert_array_equal(
+        module.apply(params, features, None, words), module.apply(params, features, told, words)
+    )
 
 
 def test_options_that_are_not_computed_are_refused():

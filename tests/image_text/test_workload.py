@@ -90,7 +90,7 @@ def test_a_mixed_batch_is_the_mean_of_its_rows_by_task(workload, weights):
         own = np.flatnonzero(batch["task_id"] == t)
         part = jax.tree.map(lambda leaf, own=own: leaf[own], batch)
         losses.append(float(gradient(workload, weights, part)[0]))
-        rows.append(len(own))
+        rows.append(len(own) * CONFIG.tasks[TASKS[t]].weight)
     assert min(rows) > 0
     assert float(value) == pytest.approx(np.average(losses, weights=rows), rel=1e-5)
 

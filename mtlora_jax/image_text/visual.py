@@ -21,8 +21,8 @@ class VisualSpec:
       pool: whether grids are pooled; else any number of features is taken as it is.
       norm: `each` normalises features and boxes apart, `sum` their sum with the order embeddings, `none` nothing.
       order: add embeddings of the picture's and of the feature's number.
-      cells: features of a grid that come without boxes have those of their cells, so that the model knows where they are;
-        as published they have zeros.
+      cells: features of a grid that come without boxes have those of their cells, so that the model knows where they
+        are; as published they have zeros.
     """
 
     features: int = 2048

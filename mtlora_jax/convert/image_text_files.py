@@ -89,7 +89,7 @@ def to_peft(source: str, out: Path, task: str | None, step: Step, arguments: Seq
     rows = adapter_rows.rows(adapters, lambda spec: adapter_rows.PEFT, place)
     modules = [name for site in adapters for name in in_bart(model.spec)(site)[1]]
     layers = adapted_layers(model) if model.adapters else {}
-    write_peft(out, variables, layers, rows, modules, "SEQ_2_SEQ_LM", task, str(base))
+    write_peft(out, variables, layers, rows, modules, "SEQ_2_SEQ_LM", task, lambda: str(base))
     _write_model(base, config, model.spec, variables["params"])
     return f"{task or 'the adapters'} for the model in {base}, exactly, for text without pictures"
 

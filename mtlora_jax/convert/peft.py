@@ -5,7 +5,7 @@ compute the same function.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def export_peft(folder: str | Path, model: Llama, variables: Mapping[str, Any], 
     adapters, layers = adapters_of(model), adapted_layers(model)
     modules = sorted({path[-1] for path in layers})
     rows = peft_rows(adapters, model.spec.layers)
-    write_peft(folder, variables, layers, rows, modules, "CAUSAL_LM", task, openable(base))
+    write_peft(folder, variables, layers, rows, modules, "CAUSAL_LM", task, lambda: openable(base))
 
 
 def write_peft(
@@ -54,7 +54,7 @@ def write_peft(
     modules: Sequence[str],
     task_type: str,
     task: str | None,
-    base: str,
+    base_of_adapter: Callable[[], str],
 ) -> None:
     """`export_peft` of any model.
 
@@ -63,7 +63,7 @@ def write_peft(
       rows: the key table of their leaves.
       modules: the names, or ends of names, of the modules they are in peft's model.
       task_type: peft's word for the kind of model.
-      base: what peft finds the base by.
+      base_of_adapter: what peft finds the base by; asked for once there is an adapter to write.
     """
     adapters = [layer.adapter for layer in layers.values()]
     if not adapters:
@@ -77,6 +77,7 @@ def write_peft(
             pairs = export(variables, layers, task)
         except CannotMerge as reason:
             raise UserError(f"no plain LoRA is this adapter: {reason}") from None
+    base = base_of_adapter()
     ranks = {path: A.shape[-1] for path, (A, _) in pairs.items()}
     for path, (A, B) in pairs.items():
         where = "/".join(("lora", *path))

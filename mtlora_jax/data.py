@@ -8,8 +8,8 @@ python -m mtlora_jax.data prepare pascal|nyud --manual_dir ROOT --data_dir DIR [
 
 python -m mtlora_jax.data features --images SET=FOLDER [SET=FOLDER ...] --encoder NAME [--weights FILE] --out DIR
                                    [--part I/N]
-    computes the features that image-text recipes read, with --data.prepared=DIR; run again it goes on, with --part N
-    processes share the work
+    computes the features that image-text recipes read, with --data.prepared=DIR; run again it goes on; with --part I/N
+    a process does the I-th of N shares, counted from 0
 """
 
 import sys

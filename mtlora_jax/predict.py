@@ -25,11 +25,11 @@ import jax
 import numpy as np
 
 from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
-from mtlora_jax.domains import domain_of
 from mtlora_jax.engine import process
 from mtlora_jax.engine.run import Run, Step
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
+from mtlora_jax.image_text.config import ImageTextConfig
 from mtlora_jax.images import read, transforms
 from mtlora_jax.images.panels import panel, save_png, with_legend
 from mtlora_jax.listing import listed
@@ -152,7 +152,7 @@ def main(argv: list[str]) -> None:
     more = [argument for argument in rest if not argument.startswith("--")]
     process.prepare()
     run = open_trained(flags["workdir"], [argument for argument in rest if argument.startswith("--")])
-    if domain_of(run.config) == "mtlora_jax.image_text.workload":
+    if isinstance(run.config, ImageTextConfig):
         answer(run, photos_of([flags["image"], *more]), flags)
         return
     if not isinstance(run.config, VisionConfig):

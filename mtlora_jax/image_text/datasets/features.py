@@ -94,11 +94,6 @@ class Records:
     def missing(self, images: Iterable[str]) -> list[str]:
         return [image for image in images if image not in self._at]
 
-    @property
-    def encoder(self) -> str:
-        """The encoder that made them."""
-        return self._about["encoder"]
-
     def __getstate__(self) -> dict:
         # Open files stay behind: a worker process opens its own.
         return {"folder": self.folder}

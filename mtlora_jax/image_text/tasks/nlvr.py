@@ -6,18 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mtlora_jax.image_text.datasets.questions import Question
-from mtlora_jax.image_text.tasks.task import Sums, Task, mean
+from mtlora_jax.image_text.tasks.gqa import compute, measure
+from mtlora_jax.image_text.tasks.task import Task
 
 WORDS = ("true", "false")
-
-
-def measure(predictions: Sequence[str], questions: Sequence[Question], fitted: None) -> dict[str, np.ndarray]:
-    right = np.array([q.answers.get(p, 0.0) for p, q in zip(predictions, questions, strict=True)])
-    return {"right": right, "n": np.ones(len(right))}
-
-
-def compute(sums: Sums) -> dict[str, float]:
-    return {"accuracy": mean(sums, "right", "n")}
 
 
 def consistency(predictions: Sequence[str], questions: Sequence[Question]) -> float:

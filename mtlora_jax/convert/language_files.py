@@ -26,8 +26,7 @@ from mtlora_jax.text.llama import Llama
 from mtlora_jax.text.source import AdapterFile, identity, source_of, write_adapter
 from mtlora_jax.text.workload import make_model
 from mtlora_jax.weights.fingerprint import fingerprint
-from mtlora_jax.weights.hub import locate_folder
-from mtlora_jax.weights.safetensors import open_folder
+from mtlora_jax.weights.hub import locate_folder, tensors_in
 
 OPTIONS = ("up_projections", "temperature", "diagonal", "experts", "embedding")
 """Options of `Adapter` that methods call alike."""
@@ -103,7 +102,7 @@ def merge_task(
         raise UserError(f"{source}: {reason}") from None
     check_merged(variables["params"], plain["params"], variables, layers, str(source))
     tokenizer, files = tokenizer_beside(source, folder)
-    dtypes = {} if folder is None else open_folder(folder).dtypes()
+    dtypes = {} if folder is None else tensors_in(folder).dtypes()
     if dtype is not None:
         plain["params"] = jax.tree.map(lambda leaf: leaf.astype(np.dtype(dtype)), plain["params"])
         dtypes = {}

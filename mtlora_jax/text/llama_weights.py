@@ -18,6 +18,7 @@ from mtlora_jax.text.llama import Llama, LlamaSpec, init
 from mtlora_jax.text.rope import RopeScaling
 from mtlora_jax.weights import config, safetensors
 from mtlora_jax.weights.config import CONFIG
+from mtlora_jax.weights.hub import tensors_in
 from mtlora_jax.weights.mapping import AS_IS, TRANSPOSED, Layout, MappedLeaves, MappedTensors, Row, stacked
 
 SHARD = 4 << 30
@@ -160,7 +161,7 @@ def open_llama(folder: Path) -> tuple[LlamaSpec, MappedLeaves]:
     """
     folder = Path(folder)
     spec = read_spec(folder)
-    tensors = safetensors.open_folder(folder)
+    tensors = tensors_in(folder)
     tensors.dtypes()
     head, embedding = "lm_head.weight", "model.embed_tokens.weight"
     if spec.tied and {head, embedding} <= set(tensors) and not np.array_equal(tensors[head], tensors[embedding]):

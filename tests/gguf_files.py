@@ -43,6 +43,7 @@ def write(path: Path, tokenizer: str = "gpt2", arch: str = "llama", changes: Map
     writer.add_feed_forward_length(HIDDEN)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)
+    writer.add_key_length(D // HEADS)
     writer.add_rope_freq_base(1e5)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_tokenizer_model(tokenizer)
@@ -59,7 +60,7 @@ def write(path: Path, tokenizer: str = "gpt2", arch: str = "llama", changes: Map
     writer.add_chat_template("{% for m in messages %}{{ m['content'] }}</s>{% endfor %}")
     for key, value in changes.items():
         (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
-    for name, tensor in (weights(len(tokens), bias, tied) | more).items():
+    for name, tensor in (weights(len(tokens), bias, tied, arch == "qwen3") | more).items():
         kind = next((of for part, of in formats.items() if part in name and tensor.ndim > 1), "F32")
         writer.add_tensor(name, stored(tensor, kind), raw_dtype=Kind[kind])
     writer.write_header_to_file()
@@ -69,7 +70,7 @@ def write(path: Path, tokenizer: str = "gpt2", arch: str = "llama", changes: Map
     return path
 
 
-def weights(vocabulary: int, bias: bool, tied: bool) -> dict[str, np.ndarray]:
+def weights(vocabulary: int, bias: bool, tied: bool, normed: bool = False) -> dict[str, np.ndarray]:
     """Tensors by GGUF's names, drawn one after the other."""
     rng = np.random.default_rng(0)
     wide = D // HEADS * KV_HEADS
@@ -81,6 +82,8 @@ def weights(vocabulary: int, bias: bool, tied: bool) -> dict[str, np.ndarray]:
         shapes |= {f"blk.{i}.ffn_{x}.weight": (HIDDEN, D) for x in ("gate", "up")}
         if bias:
             shapes |= {f"blk.{i}.attn_{x}.bias": (D if x == "q" else wide,) for x in "qkv"}
+        if normed:
+            shapes |= {f"blk.{i}.attn_{x}_norm.weight": (D // HEADS,) for x in "qk"}
     if not tied:
         shapes["output.weight"] = (vocabulary, D)
     drawn = {name: rng.normal(size=shape, scale=0.08).astype(np.float32) for name, shape in shapes.items()}

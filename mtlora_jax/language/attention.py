@@ -32,15 +32,23 @@ def lengths_of(segment_ids: jax.Array) -> jax.Array:
     return jnp.take_along_axis(positions_of(segment_ids), last, axis=1) + 1
 
 
-def causal_mask(segment_ids: jax.Array) -> jax.Array:
+def causal_mask(segment_ids: jax.Array, reach: int = 0) -> jax.Array:
     """`[B, L, L]` bool, query by key: which tokens a token sees.
 
     Args:
       segment_ids: `[B, L]`; a token sees itself and earlier tokens of its own segment, and no padding (0).
+      reach: it sees at most `reach - 1` earlier ones; 0 sets no bound.
     """
-    length = segment_ids.shape[1]
+    order = jnp.arange(segment_ids.shape[1])
     same = (segment_ids[:, :, None] == segment_ids[:, None, :]) & (segment_ids[:, None, :] > 0)
-    return same & jnp.tril(jnp.ones((1, length, length), bool))
+    return same & within(order, order, reach)[None]
+
+
+def within(queries: jax.Array, keys: jax.Array, reach: int) -> jax.Array:
+    """`[..., L, M]` bool: keys at places `[..., M]` that are those of the queries, `[..., L]`, or lie before them; by
+    less than `reach`, unless that is 0."""
+    before = queries[..., :, None] - keys[..., None, :]
+    return (before >= 0) & (before < reach) if reach else before >= 0
 
 
 @struct.dataclass
@@ -67,23 +75,23 @@ def mask_of(segment_ids: jax.Array, reach: int = 0) -> Mask:
 
     Args:
       segment_ids: `[B, L]`, see `causal_mask`.
-      reach: tokens of the longest segment; 0 for one that may fill the row.
+      reach: tokens of the longest segment, or of a model's window; 0 where there is neither.
     """
     length = segment_ids.shape[1]
     reach = min(reach or length, length)
     if has_cudnn() or 2 * reach >= length:
-        return Mask(causal_mask(segment_ids), reach)
+        return Mask(causal_mask(segment_ids, reach), reach)
     return blocks_mask(segment_ids, reach)
 
 
 def blocks_mask(segment_ids: jax.Array, reach: int) -> Mask:
-    """`causal_mask` by blocks of `reach` tokens, the longest that a segment may have."""
+    """`causal_mask` by blocks of `reach` tokens, the most that a token sees."""
     blocks = _blocks(segment_ids, reach)
     keys = _with_previous(blocks)
     order = jnp.arange(2 * reach)
-    earlier = order[None] <= order[reach:, None]
+    seen = within(order[reach:], order, reach)
     same = (blocks[..., :, None] == keys[..., None, :]) & (keys[..., None, :] > 0)
-    return Mask(same & earlier[None, None], reach)
+    return Mask(same & seen[None, None], reach)
 
 
 def _blocks(x: jax.Array, size: int) -> jax.Array:

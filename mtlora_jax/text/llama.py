@@ -12,7 +12,7 @@ from flax import linen as nn
 from flax import struct
 
 from mtlora_jax.adapters import Spec
-from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of
+from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of, within
 from mtlora_jax.language.sites import REMAT, Sites, check_table
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
 
@@ -61,6 +61,8 @@ class LlamaSpec:
       rms_eps: what the norms add before they divide.
       tied: the head is the embedding.
       qkv_bias, o_bias, mlp_bias: which projections have biases.
+      qk_norm: every head of q and of k is normed before it is rotated (Qwen3).
+      window: a token sees at most so many, itself among them (Mistral); 0 for all before it.
       max_positions: longest text of pretraining.
     """
 
@@ -78,6 +80,8 @@ class LlamaSpec:
     qkv_bias: bool = False
     o_bias: bool = False
     mlp_bias: bool = False
+    qk_norm: bool = False
+    window: int = 0
     max_positions: int = 2048
 
     @property
@@ -94,6 +98,8 @@ class LlamaSpec:
             return f"{self.heads} heads cannot share {self.kv_heads} key heads evenly"
         if not self.head_dim and self.hidden % self.heads:
             return f"{self.heads} heads do not divide a hidden size of {self.hidden}; give head_dim"
+        if self.window < 0:
+            return f"window must not be negative, is {self.window}"
         if self.head_width % 2:
             return f"a head is {self.head_width} wide: rotary embeddings need an even width"
         return None
@@ -127,6 +133,8 @@ class Attention(Sites):
             return y.reshape(*y.shape[:2], count, H)
 
         q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)
+        if s.qk_norm:
+            q, k = RMSNorm(s.rms_eps, name="q_norm")(q), RMSNorm(s.rms_eps, name="k_norm")(k)
         q, k = (rotate(y, context.positions, context.frequencies) for y in (q, k))
         if cache is not None:
             keys, values, filled = cache
@@ -246,7 +254,8 @@ class Llama(nn.Module):
         tokens = jnp.asarray(tokens)
         segment_ids = jnp.ones(tokens.shape, jnp.int32) if segment_ids is None else jnp.asarray(segment_ids)
         positions, lengths = positions_of(segment_ids), lengths_of(segment_ids)
-        mask = mask_of(segment_ids, self.reach)
+        # The shorter one of a packed row's longest text and the model's window.
+        mask = mask_of(segment_ids, min(filter(None, (self.reach, self.spec.window)), default=0))
         return self._run(tokens, positions, lengths, mask, None, task_id, train)[0]
 
     def empty_cache(self, batch: int, length: int) -> Cache:
@@ -264,6 +273,9 @@ class Llama(nn.Module):
           cache: see `empty_cache`.
         """
         lengths = jnp.broadcast_to(positions.max(1, keepdims=True) + 1, positions.shape)
+        if self.spec.window:
+            keys = jnp.arange(mask.shape[2])
+            mask = mask & within(cache[2][0] + jnp.arange(tokens.shape[1]), keys, self.spec.window)[None]
         return self._run(tokens, positions, lengths, Mask(mask), cache, task_id, False)
 
     def _run(self, tokens, positions, lengths, mask, cache, task_id, train):

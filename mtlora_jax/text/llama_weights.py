@@ -4,7 +4,7 @@ Theirs are `[out, in]` tensors of one layer each, ours `[layers, in, out]`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from mtlora_jax.weights.config import CONFIG
 from mtlora_jax.weights.hub import tensors_in
 from mtlora_jax.weights.mapping import AS_IS, TRANSPOSED, Layout, MappedLeaves, MappedTensors, Row, stacked
 
+KINDS = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+"""Kinds of models that `Llama` computes, by `model_type`, and their classes in transformers."""
 SHARD = 4 << 30
 """Bytes of a written file, at most."""
 
@@ -44,13 +51,13 @@ def spec_of(config: Mapping[str, Any]) -> LlamaSpec:
         method = quantised.get("quant_method", "some method") if isinstance(quantised, Mapping) else quantised
         raise ValueError(f"the model is quantised ({method}), which is not read; give the original one")
     kind = config.get("model_type", "llama")
-    if kind not in ("llama", "qwen2", "mistral"):
-        raise ValueError(f"model_type {kind!r} is not supported: llama, qwen2 and mistral are")
+    if kind not in KINDS:
+        raise ValueError(f"model_type {kind!r} is not supported: {', '.join(KINDS)} are")
     if (act := config.get("hidden_act", "silu")) not in ("silu", "swish"):
         raise ValueError(f"hidden_act {act!r} is not supported, only silu is")
-    windowed = config.get("sliding_window") and config.get("use_sliding_window", kind == "mistral")
-    if windowed and config["sliding_window"] < config.get("max_position_embeddings", 0):
-        raise ValueError("attention in a sliding window is not supported; set sliding_window to null for short texts")
+    windowed = config.get("use_sliding_window", kind == "mistral") and config.get("sliding_window", 4096)
+    if windowed and kind != "mistral":
+        raise ValueError("a sliding window of some layers only is not supported; set use_sliding_window to false")
     rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
     positions = config.get("max_position_embeddings", 2048)
     spec = LlamaSpec(
@@ -66,8 +73,10 @@ def spec_of(config: Mapping[str, Any]) -> LlamaSpec:
         rms_eps=config.get("rms_norm_eps", 1e-6),
         tied=config.get("tie_word_embeddings", False),
         qkv_bias=config.get("attention_bias", kind == "qwen2"),
-        o_bias=kind == "llama" and config.get("attention_bias", False),
+        o_bias=kind in ("llama", "qwen3") and config.get("attention_bias", False),
         mlp_bias=config.get("mlp_bias", False),
+        qk_norm=kind == "qwen3",
+        window=windowed or 0,
         max_positions=positions,
     )
     if problem := spec.problems():
@@ -93,11 +102,12 @@ def _scaling(rope: Mapping[str, Any], positions: int) -> RopeScaling | None:
 
 
 def config_of(spec: LlamaSpec, dtype: str) -> dict[str, Any]:
-    """The shape as a `config.json` that transformers reads."""
-    qwen = spec.qkv_bias and not spec.o_bias
+    """The shape as a `config.json` that transformers reads. Raises UserError where no kind of model there has it."""
+    kind = "mistral" if spec.window else "qwen2" if spec.qkv_bias and not spec.o_bias else "llama"
+    kind = "qwen3" if spec.qk_norm else kind
     config = {
-        "architectures": ["Qwen2ForCausalLM" if qwen else "LlamaForCausalLM"],
-        "model_type": "qwen2" if qwen else "llama",
+        "architectures": [KINDS[kind]],
+        "model_type": kind,
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden,
         "intermediate_size": spec.intermediate,
@@ -113,8 +123,12 @@ def config_of(spec: LlamaSpec, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": spec.tied,
         "torch_dtype": dtype,
     }
-    if not qwen:
-        config |= {"attention_bias": spec.qkv_bias, "mlp_bias": spec.mlp_bias}
+    if kind in ("llama", "qwen3"):
+        config["attention_bias"] = spec.qkv_bias
+    if kind == "llama":
+        config["mlp_bias"] = spec.mlp_bias
+    if kind == "mistral":
+        config["sliding_window"] = spec.window
     if spec.rope_scaling is not None:
         scaling = asdict(spec.rope_scaling)
         config["rope_scaling"] = {
@@ -124,6 +138,10 @@ def config_of(spec: LlamaSpec, dtype: str) -> dict[str, Any]:
         }
         if scaling["kind"] == "llama3":
             config["rope_scaling"] |= {"low_freq_factor": scaling["low"], "high_freq_factor": scaling["high"]}
+    told = spec_of(config)
+    wanted = replace(spec, head_dim=spec.head_width)
+    if differing := [of.name for of in fields(spec) if getattr(told, of.name) != getattr(wanted, of.name)]:
+        raise UserError(f"no kind of model there has this shape: as {kind} its {', '.join(differing)} would differ")
     return config
 
 
@@ -143,6 +161,7 @@ def rows(layers: int) -> tuple[Row, ...]:
         Row("params/lm_head/kernel", ("lm_head.weight",), TRANSPOSED),
         of_layers(r"(self_attn|mlp)/(\w+)/kernel", r"\1.\2.weight", TRANSPOSED),
         of_layers(r"(self_attn|mlp)/(\w+)/bias", r"\1.\2.bias"),
+        of_layers(r"self_attn/([qk]_norm)/scale", r"self_attn.\1.weight"),
         of_layers(r"(\w+)/scale", r"\1.weight"),
     )
 

@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -11,13 +12,16 @@ import pytest
 from flax import traverse_util
 
 from mtlora_jax.adapters import MTLLoRA
+from mtlora_jax.convert import llama
 from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.tables import count, flatten
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.attention import positions_of
+from mtlora_jax.language.decode import greedy
 from mtlora_jax.text.llama import Llama, LlamaSpec, init
-from mtlora_jax.text.llama_weights import open_llama, read_spec, save_llama, spec_of
+from mtlora_jax.text.llama_weights import config_of, open_llama, read_spec, save_llama, spec_of
 from mtlora_jax.text.rope import RopeScaling, inverse_frequencies
+from mtlora_jax.weights import safetensors
 
 DATA = Path(__file__).parents[1] / "data"
 SPEC = LlamaSpec(vocab_size=40, hidden=16, intermediate=24, layers=3, heads=4, kv_heads=2)
@@ -227,8 +231,11 @@ def test_shapes_of_other_families():
     assert spec_of({**base, "rope_scaling": {"type": "linear", "factor": 2}}).rope_scaling == RopeScaling(
         "linear", 2.0, original=2048
     )
+    assert spec_of({**base, "model_type": "mistral", "sliding_window": 16}).window == 16
+    assert spec_of({**base, "model_type": "mistral", "sliding_window": None}).window == 0
+    assert spec_of({**base, "model_type": "mistral"}).window == 4096  # as transformers takes it
     with pytest.raises(ValueError, match="sliding window"):
-        spec_of({**base, "model_type": "mistral", "sliding_window": 16, "max_position_embeddings": 64})
+        spec_of({**base, "model_type": "qwen2", "sliding_window": 16, "use_sliding_window": True})
 
 
 def test_configs_that_are_missing_or_broken_are_one_line(tmp_path):
@@ -254,3 +261,63 @@ def test_configs_that_are_missing_or_broken_are_one_line(tmp_path):
 def test_impossible_shapes_are_said_to_be(change, problem):
     assert problem in LlamaSpec(**{**SPEC.__dict__, **change}).problems()
     assert SPEC.problems() is None
+
+
+# --- other families, as transformers computes them
+
+
+def family(name: str, folder: Path) -> dict[str, np.ndarray]:
+    """Writes a family's model of two layers as a folder; gives its inputs and outputs."""
+    with np.load(DATA / "families.npz") as file:
+        found = {key.partition(".")[2]: file[key] for key in file if key.startswith(f"{name}.")}
+        weights = {key.partition("/")[2]: file[key] for key in file if key.startswith(f"{name}/")}
+    (folder / "config.json").write_text(str(found.pop("config")))
+    safetensors.write(folder / "model.safetensors", weights, {})
+    return found
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral"])
+def test_other_families_are_computed_exactly(name, tmp_path):
+    wanted = family(name, tmp_path)
+    model, variables = llama(tmp_path)
+    assert (model.spec.qk_norm, model.spec.window) == ((True, 0) if name == "qwen3" else (False, 5))
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), variables)
+    tokens, mask = wanted["tokens"], wanted["mask"]
+    got = model.apply(variables, tokens, attention_mask=mask)
+    there = mask.astype(bool)
+    np.testing.assert_allclose(got[there], wanted["logits"][there], atol=1e-4)
+    written = greedy(model, variables, tokens, mask, max_new_tokens=12, eos=-1)
+    np.testing.assert_array_equal(written, wanted["generated"])
+
+
+@pytest.mark.parametrize("name", ["qwen3", "mistral"])
+def test_other_families_are_written_as_they_were_read(name, tmp_path):
+    family(name, tmp_path)
+    spec, stored = open_llama(tmp_path)
+    params = traverse_util.unflatten_dict(dict(stored), sep="/")["params"]
+    save_llama(tmp_path / "again", spec, params)
+    assert read_spec(tmp_path / "again") == spec
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["model_type"] == name
+    a, b = (safetensors.read(folder / "model.safetensors")[0] for folder in (tmp_path, tmp_path / "again"))
+    assert a.keys() == b.keys()
+    assert all((a[key] == b[key]).all() for key in a)
+
+
+def test_a_window_holds_in_packed_rows_and_across_blocks(tmp_path):
+    """Texts one after the other in a row see what each would see alone."""
+    wanted = family("mistral", tmp_path)
+    model, variables = llama(tmp_path)
+    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), variables)
+    tokens = wanted["tokens"][:1]
+    alone = model.apply(variables, tokens)[0]
+    row, ids = np.concatenate([tokens, tokens], axis=1), np.repeat([[1, 2]], 17, axis=1)
+    for reach in (0, 17):
+        got = model.clone(reach=reach).apply(variables, row, segment_ids=ids)[0]
+        np.testing.assert_allclose(got, np.concatenate([alone, alone]), atol=1e-5)
+
+
+def test_a_shape_that_no_family_has_is_not_written_as_another():
+    with pytest.raises(UserError, match="as mistral its qkv_bias would differ"):
+        config_of(replace(SPEC, window=4, qkv_bias=True), "float32")
+    with pytest.raises(UserError, match="mlp_bias"):
+        config_of(replace(SPEC, qkv_bias=True, mlp_bias=True), "float32")

@@ -17,6 +17,7 @@ FILES = {
     "llama_bytes": {},
     "llama_pieces": {"tokenizer": "llama", "changes": {"tied": False}},
     "qwen2": {"arch": "qwen2", "changes": {"pre": "qwen2", "bias": True}},
+    "qwen3": {"arch": "qwen3", "changes": {"pre": "qwen2"}},
 }
 WIDTH = gguf_files.D // gguf_files.HEADS
 
@@ -112,7 +113,7 @@ def test_what_is_not_read_is_named(tmp_path):
             llama(str(path))
         assert "\n" not in str(error.value)
 
-    refused("'gemma2' is not read: llama, qwen2 are", arch="gemma2")
+    refused("'gemma2' is not read: llama, qwen2, qwen3 are", arch="gemma2")
     refused("cut by 'deepseek-llm'", changes={"pre": "deepseek-llm"})
     refused(r"blk\.0\.attn_rot_embd\.weight", changes={"more": {"blk.0.attn_rot_embd.weight": np.ones(4, np.float32)}})
     cut = tmp_path / "cut.gguf"

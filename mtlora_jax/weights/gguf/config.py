@@ -7,7 +7,7 @@ import numpy as np
 from mtlora_jax.errors import UserError
 from mtlora_jax.weights.gguf.tensors import FREQUENCIES, told
 
-ARCHITECTURES = ("llama", "qwen2")
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """Of Llama 3.1 and later; a file holds only the frequencies that come of it."""
 
@@ -29,7 +29,7 @@ def config_of(reader: Any) -> dict[str, Any]:
     if "token_embd.weight" not in names:
         raise UserError("the GGUF file holds no token_embd.weight")
     made = {
-        "architectures": ["Qwen2ForCausalLM" if kind == "qwen2" else "LlamaForCausalLM"],
+        "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
         "vocab_size": int(names["token_embd.weight"].shape[1]),
         "hidden_size": of("embedding_length"),

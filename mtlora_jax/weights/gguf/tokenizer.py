@@ -30,7 +30,8 @@ def write(folder: Path, reader: Any) -> None:
     if not tokens:
         raise UserError("the GGUF file holds no tokenizer")
     kinds = told(reader, "tokenizer.ggml.token_type", [NORMAL] * len(tokens))
-    settings: dict[str, Any] = {}
+    # A class that takes the file as it is, where transformers would choose by the model's.
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast" if kind == "gpt2" else "LlamaTokenizer"}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         number = told(reader, f"tokenizer.ggml.{key}_token_id")
         if number is not None and 0 <= number < len(tokens):

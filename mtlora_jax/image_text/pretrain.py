@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from operator import le
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,10 @@ from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.image_text.bart import Bart, BartSpec, init
 from mtlora_jax.image_text.bart_weights import save_bart
-from mtlora_jax.image_text.datasets.scenes.prose import example
+from mtlora_jax.image_text.datasets.scenes.prose import examples
 from mtlora_jax.image_text.tasks import PREFIXES
 from mtlora_jax.image_text.tokenizer import BartTokenizer
-from mtlora_jax.input.loader import InOrder, batches_of
-from mtlora_jax.input.protocols import Examples
+from mtlora_jax.input.protocols import Batches
 from mtlora_jax.language.loss import mean_loss, token_losses
 from mtlora_jax.language.packing import IGNORE
 from mtlora_jax.weights.hub import shipped
@@ -32,8 +32,8 @@ from mtlora_jax.weights.hub import shipped
 TASK = "text"
 """The one objective."""
 NAME = "scenes_bart"
-SAMPLED = 256
-"""Training examples that the constant predictor is fitted to."""
+SAMPLED = 16
+"""Training batches that the constant predictor is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,14 @@ class BartPretrainConfig(Config):
 
     Attributes:
       model: the shape; its vocabulary is the tokenizer's.
-      source_length, target_length: longest source and target, in tokens.
-      train_length, val_length: examples per split.
+      lengths: pairs of source and target lengths, in tokens; a batch is padded to the first that holds it.
+      val_batches: batches that are measured.
       dtype: compute dtype.
     """
 
     model: BartSpec = field(default_factory=BartSpec)
-    source_length: int = 96
-    target_length: int = 48
-    train_length: int = 1 << 20
-    val_length: int = 512
+    lengths: tuple[tuple[int, int], ...] = ((32, 16), (48, 24), (40, 40))
+    val_batches: int = 44
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def validate(self) -> None:
@@ -60,47 +58,73 @@ class BartPretrainConfig(Config):
             raise UserError(f"model: {problem}")
 
 
-@dataclass(frozen=True)
-class Texts(Examples):
-    """Examples of `datasets.scenes.prose` as tokens, each a function of its number."""
+@dataclass(frozen=True, eq=False)
+class Texts(Batches):
+    """Batches of `datasets.scenes.prose` as tokens, each a function of its number.
+
+    Attributes:
+      split: whose examples.
+      batch_size: B of the global batch.
+    """
 
     tokenizer: BartTokenizer
-    length: int
+    lengths: tuple[tuple[int, int], ...]
     split: str
-    sizes: tuple[int, int]
-    seed: int
+    batch_size: int
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict:
-        source, target = example(PREFIXES, self.seed, self.split, index)
+    def batch(self, seed: int, step: int, rows: range) -> dict:
+        """Raises UserError for a text that no pair of lengths holds."""
+        pairs = examples(PREFIXES, seed, self.split, step, self.batch_size)
+        texts = [[self.tokenizer.encode(text) for text in side] for side in zip(*pairs, strict=True)]
+        longest = [max(map(len, side)) for side in texts]
+        fits = (pair for pair in self.lengths if all(map(le, longest, pair)))
+        if (lengths := next(fits, None)) is None:
+            raise UserError(f"lengths: no pair holds a batch whose longest texts have {longest} tokens")
+        sources, targets = ([side[row] for row in rows] for side in texts)
         return {
-            "tokens": padded(self.tokenizer.encode(source, self.sizes[0]), self.sizes[0], self.tokenizer.pad),
-            "targets": padded(self.tokenizer.encode(target, self.sizes[1]), self.sizes[1], IGNORE),
-            "valid": {TASK: np.bool_(True)},
-            "id": np.int64(index),
+            "tokens": padded(sources, lengths[0], self.tokenizer.pad),
+            "targets": padded(targets, lengths[1], IGNORE),
+            "valid": {TASK: np.ones(len(rows), bool)},
+            "id": step * self.batch_size + np.array(rows, np.int64),
         }
 
 
-def padded(ids: Sequence[int], length: int, filler: int) -> np.ndarray:
-    """int32 `[length]`."""
-    return np.array([*ids, *[filler] * (length - len(ids))], np.int32)
+@dataclass(frozen=True, eq=False)
+class HeldOut(Sequence):
+    """The first batches of a split."""
+
+    texts: Texts
+    seed: int
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> dict:
+        return self.texts.batch(self.seed, i, range(self.texts.batch_size))
+
+
+def padded(texts: Sequence[Sequence[int]], length: int, filler: int) -> np.ndarray:
+    """int32 `[B, length]`."""
+    return np.array([[*ids, *[filler] * (length - len(ids))] for ids in texts], np.int32)
 
 
 def make_workload(config: BartPretrainConfig) -> Workload:
     model = Bart(config.model, dtype=jnp.dtype(config.dtype))
     tokenizer = BartTokenizer(shipped(NAME), config.model)
-    sizes = config.source_length, config.target_length
 
     def abstract_batch(batch_size: int) -> dict:
-        tokens, targets = (jax.ShapeDtypeStruct((batch_size, size), np.int32) for size in sizes)
+        tokens, targets = (
+            jax.ShapeDtypeStruct((batch_size, size), np.int32) for size in map(max, zip(*config.lengths, strict=True))
+        )
         valid = jax.ShapeDtypeStruct((batch_size,), np.bool_)
         return {"tokens": tokens, "targets": targets, "valid": {TASK: valid}}
 
-    def opened(split: str) -> Texts:
-        length = config.train_length if split == "train" else config.val_length
-        return Texts(tokenizer, length, split, sizes, config.seed)
+    def opened(split: str, batch_size: int) -> Texts:
+        return Texts(tokenizer, config.lengths, split, batch_size)
+
+    def held_out(batch_size: int) -> HeldOut:
+        return HeldOut(opened("val", batch_size), config.seed, config.val_batches)
 
     def forward(variables: Mapping, batch: Mapping, key: jax.Array | None):
         rngs = None if key is None else {"dropout": key}
@@ -128,9 +152,9 @@ def make_workload(config: BartPretrainConfig) -> Workload:
         sums=sums,
         measure=measure,
         table=((r"^params/.*(scale|bias)$", "no_decay"), (r"^params/", "decay")),
-        train_batches=lambda batch_size: batches_of(opened("train"), batch_size),
-        held_out=lambda batch_size: InOrder(opened("val"), batch_size),
-        constant=lambda: constant(opened("train"), opened("val")),
+        train_batches=partial(opened, "train"),
+        held_out=held_out,
+        constant=lambda: constant(opened("train", config.train.batch_size), held_out(config.train.batch_size)),
         artifacts=partial(artifacts, config.model, tokenizer),
     )
 
@@ -142,15 +166,18 @@ def sums(outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
     return {TASK: {"nll": each.sum(), "tokens": counted.any(1).sum().astype(jnp.float32)}}
 
 
-def constant(train: Texts, held_out: Texts) -> dict[str, dict[str, float]]:
+def constant(train: Texts, held_out: HeldOut) -> dict[str, dict[str, float]]:
     """Always the most frequent token, and always the most frequent target."""
-    seen = [train[i]["targets"] for i in range(min(SAMPLED, len(train)))]
-    asked = [held_out[i]["targets"] for i in range(len(held_out))]
-    tokens = np.concatenate(asked)
-    most = np.bincount(np.concatenate(seen)[np.concatenate(seen) != IGNORE]).argmax()
-    target, _ = Counter(of.tobytes() for of in seen).most_common(1)[0]
-    exact = float(np.mean([of.tobytes() == target for of in asked]))
-    return {TASK: {"accuracy": float((tokens[tokens != IGNORE] == most).mean()), "exact": exact}}
+
+    def targets(texts: Texts, seed: int, count: int) -> list[tuple[int, ...]]:
+        batches = (texts.batch(seed, i, range(texts.batch_size))["targets"] for i in range(count))
+        return [tuple(row[row != IGNORE]) for batch in batches for row in batch]
+
+    seen, asked = targets(train, held_out.seed, SAMPLED), targets(held_out.texts, held_out.seed, len(held_out))
+    most, _ = Counter(token for target in seen for token in target).most_common(1)[0]
+    target, _ = Counter(seen).most_common(1)[0]
+    tokens = np.array([token for target in asked for token in target])
+    return {TASK: {"accuracy": float((tokens == most).mean()), "exact": float(np.mean([of == target for of in asked]))}}
 
 
 def artifacts(

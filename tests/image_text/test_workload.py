@@ -18,7 +18,7 @@ from mtlora_jax.engine.step import finish, make_eval_step, make_train_step
 from mtlora_jax.image_text.decode import Search
 from mtlora_jax.image_text.workload import make_workload
 
-CONFIG = replace(load_config("configs/image_text_smoke.py"), search=Search(max_length=4))
+CONFIG = replace(load_config("configs/image_text_smoke.py"), batches="mixed", search=Search(max_length=4))
 TASKS = tuple(CONFIG.tasks)
 ONE = make_mesh(Mesh(data=1), jax.devices()[:1])
 

@@ -3,8 +3,8 @@
     python train.py --config configs/image_text_pretrain.py
 
 It fills masked spans of descriptions and answers questions about descriptions that it reads; it never sees a picture.
-Three quarters of an hour on two cores. Writes a Hugging Face folder `bart`, whose copy in `mtlora_jax/assets/scenes_bart` the scenes
-recipes of image and text start from.
+Three quarters of an hour on two cores. Writes a Hugging Face folder `bart`, whose copy in
+`mtlora_jax/assets/scenes_bart` the scenes recipes of image and text start from.
 """
 
 from mtlora_jax.config import Optim, Train

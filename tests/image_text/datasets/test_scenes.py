@@ -18,6 +18,7 @@ from mtlora_jax.image_text.datasets.scenes.prose import (
     MOST,
     WRITTEN,
     describe,
+    evidence,
     examples,
     how_many_named,
     imagined,
@@ -150,6 +151,19 @@ def test_a_description_tells_all_that_was_imagined(seed, count):
         size, column = "large" if thing.area > 0.05 else "small", 1 + int(COLUMNS * thing.x)
         wanted.append(f"{size} {thing.name} {column} {'near' if thing.depth < 4.5 else 'far'}")
     assert sorted(told) == sorted(wanted)
+
+
+def test_evidence_is_what_a_question_names():
+    described = "small red box 2 near, large person in blue 5 far; paved ground, clear sky"
+    assert evidence("Is there a teal box?", described) == "small red box 2 near"
+    assert evidence("How many people are there?", described) == "large person in blue 5 far"
+    assert evidence("What color is the shirt?", described) == "large person in blue 5 far"
+    assert evidence("What is the sky like?", described) == "clear sky"
+    assert evidence("Is there a red cone?", described) == ""
+    pair = "left red box, left teal cone; left paved ground; right red box; right grassy ground"
+    assert evidence("The right image has a box.", pair) == "right red box"
+    assert evidence("Both images have a box.", pair) == "left red box, right red box"
+    assert evidence("The ground of the left image is paved.", pair) == "left paved ground"
 
 
 @settings(max_examples=30, deadline=None)

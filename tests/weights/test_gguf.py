@@ -113,8 +113,12 @@ def test_what_is_not_read_is_named(tmp_path):
             llama(str(path))
         assert "\n" not in str(error.value)
 
-    refused("'gemma2' is not read: llama, qwen2, qwen3 are", arch="gemma2")
-    refused("cut by 'deepseek-llm'", changes={"pre": "deepseek-llm"})
+    refused(
+        r"bad\.gguf: architecture 'gemma2' is not read: llama, qwen2, qwen3 are",
+        arch="gemma2",
+        changes={"more": {"blk.0.post_ffw_norm.weight": np.ones(4, np.float32)}},
+    )
+    refused(r"bad\.gguf: a tokenizer that cuts words by 'deepseek-llm'", changes={"pre": "deepseek-llm"})
     refused(r"blk\.0\.attn_rot_embd\.weight", changes={"more": {"blk.0.attn_rot_embd.weight": np.ones(4, np.float32)}})
     cut = tmp_path / "cut.gguf"
     for part in (0.9, 0.01):

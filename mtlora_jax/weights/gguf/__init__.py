@@ -6,9 +6,12 @@ What reads, trains, merges and exports a folder then does the same for a GGUF fi
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json, write_json
 from mtlora_jax.weights.config import CONFIG
 from mtlora_jax.weights.gguf import config, tokenizer
@@ -37,13 +40,23 @@ def folder_of(path: Path) -> Path:
     folder = home / "mtlora_jax" / "gguf" / f"{path.stem}-{key}"
     # The pointer is written last: a folder that has one is whole.
     if not (folder / POINTER).exists():
-        made = config.config_of(reader)
+        with _named(path):
+            made = config.config_of(reader)
         GgufTensors(path).dtypes()
         folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.write(folder, reader)
+        with _named(path):
+            tokenizer.write(folder, reader)
         write_json(folder / CONFIG, made)
         write_json(folder / POINTER, {"file": str(path)})
     return folder
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError as reason:
+        raise UserError(f"{path}: {reason}") from None
 
 
 def tensors_of(folder: Path) -> GgufTensors | None:

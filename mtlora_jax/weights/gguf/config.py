@@ -16,18 +16,18 @@ def config_of(reader: Any) -> dict[str, Any]:
     """Raises UserError for another architecture, or a size that is missing."""
     kind = told(reader, "general.architecture")
     if kind not in ARCHITECTURES:
-        raise UserError(f"a GGUF file of architecture {kind!r} is not read: {', '.join(ARCHITECTURES)} are")
+        raise UserError(f"architecture {kind!r} is not read: {', '.join(ARCHITECTURES)} are")
 
     def of(key: str, *otherwise: Any) -> Any:
         value = told(reader, f"{kind}.{key}", *otherwise)
         if value is None:
-            raise UserError(f"the GGUF file does not say {kind}.{key}")
+            raise UserError(f"it does not say {kind}.{key}")
         return value
 
     heads, names = of("attention.head_count"), {tensor.name: tensor for tensor in reader.tensors}
     theta, width = of("rope.freq_base", 1e4), of("rope.dimension_count", of("embedding_length") // heads)
     if "token_embd.weight" not in names:
-        raise UserError("the GGUF file holds no token_embd.weight")
+        raise UserError("it holds no token_embd.weight")
     made = {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
@@ -58,7 +58,7 @@ def config_of(reader: Any) -> dict[str, Any]:
 def scaling_of(reader: Any, kind: str, theta: float, width: int) -> dict[str, Any] | None:
     """How rotary frequencies are scaled. Raises UserError for a way that is not read."""
     if (way := told(reader, f"{kind}.rope.scaling.type", "none")) not in ("none", "linear"):
-        raise UserError(f"rotary scaling {way!r} of a GGUF file is not read: linear is, and that of Llama 3")
+        raise UserError(f"rotary scaling {way!r} is not read: linear is, and that of Llama 3")
     if way == "linear":
         return {"rope_type": "linear", "factor": told(reader, f"{kind}.rope.scaling.factor", 1.0)}
     stored = [tensor.data for tensor in reader.tensors if tensor.name == FREQUENCIES]
@@ -70,5 +70,5 @@ def scaling_of(reader: Any, kind: str, theta: float, width: int) -> dict[str, An
     kept = (turns - LLAMA3["low_freq_factor"]) / (LLAMA3["high_freq_factor"] - LLAMA3["low_freq_factor"])
     kept = np.clip(kept, 0, 1)
     if not np.allclose(divisors, 1 / ((1 - kept) / factor + kept), rtol=1e-4):
-        raise UserError(f"{FREQUENCIES} of the GGUF file is not Llama 3's: such a scaling is not read")
+        raise UserError(f"{FREQUENCIES} is not Llama 3's: such a scaling is not read")
     return {"rope_type": "llama3", "factor": factor, **LLAMA3}

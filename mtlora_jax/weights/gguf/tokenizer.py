@@ -28,7 +28,7 @@ def write(folder: Path, reader: Any) -> None:
     """
     tokens, kind = told(reader, "tokenizer.ggml.tokens"), told(reader, "tokenizer.ggml.model")
     if not tokens:
-        raise UserError("the GGUF file holds no tokenizer")
+        raise UserError("it holds no tokenizer")
     kinds = told(reader, "tokenizer.ggml.token_type", [NORMAL] * len(tokens))
     # A class that takes the file as it is, where transformers would choose by the model's.
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast" if kind == "gpt2" else "LlamaTokenizer"}
@@ -47,7 +47,7 @@ def write(folder: Path, reader: Any) -> None:
         with replacing(folder / "tokenizer.model") as path:
             path.write_bytes(sentencepiece(reader, tokens, kinds, settings))
     else:
-        raise UserError(f"a GGUF tokenizer of kind {kind!r} is not read: gpt2 and llama are")
+        raise UserError(f"a tokenizer of kind {kind!r} is not read: gpt2 and llama are")
     write_json(folder / "tokenizer_config.json", settings)
 
 
@@ -57,7 +57,7 @@ def byte_level(reader: Any, tokens: Sequence[str], kinds: Sequence[int]) -> Any:
 
     cut = told(reader, "tokenizer.ggml.pre", "default")
     if cut not in (*PLAIN, *SPLITS):
-        raise UserError(f"a GGUF tokenizer cut by {cut!r} is not read: {', '.join((*PLAIN, *SPLITS))} are")
+        raise UserError(f"a tokenizer that cuts words by {cut!r} is not read: {', '.join((*PLAIN, *SPLITS))} are")
     vocabulary = {token: number for number, token in enumerate(tokens)}
     merges = [tuple(merge.split(" ", 1)) for merge in told(reader, "tokenizer.ggml.merges", [])]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut == "llama-bpe"))

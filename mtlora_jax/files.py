@@ -75,6 +75,11 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path} is not JSON: {error}") from None
 
 
+def cache_home() -> Path:
+    """Where what can be made again is kept: `mtlora_jax` below `XDG_CACHE_HOME`, or `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtlora_jax"
+
+
 def make_workdir(path: str | Path) -> Path:
     """Makes a directory and probes that it can be written to; raises UserError if not."""
     path = Path(path)

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from mtlora_jax.files import cache_home
+
 REQUEST = "/jax/core/compile/backend_compile_duration"
 HIT = "/jax/compilation_cache/cache_hits"
 UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
@@ -41,8 +43,7 @@ def keep() -> None:
     """Keeps compiled programs below `~/.cache/mtlora_jax` (`JAX_COMPILATION_CACHE_DIR` says otherwise); one that cannot
     be read is deleted, and compiled again."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "mtlora_jax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.monitoring.register_event_duration_secs_listener(_requested)

@@ -5,14 +5,13 @@ What reads, trains, merges and exports a folder then does the same for a GGUF fi
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.files import read_json, write_json
+from mtlora_jax.files import cache_home, read_json, write_json
 from mtlora_jax.weights.config import CONFIG
 from mtlora_jax.weights.gguf import config, tokenizer
 from mtlora_jax.weights.gguf.tensors import GgufTensors, opened
@@ -36,8 +35,7 @@ def folder_of(path: Path) -> Path:
     reader = opened(path)
     state = path.stat()
     key = hashlib.sha256(f"{path} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:12]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = home / "mtlora_jax" / "gguf" / f"{path.stem}-{key}"
+    folder = cache_home() / "gguf" / f"{path.stem}-{key}"
     # The pointer is written last: a folder that has one is whole.
     if not (folder / POINTER).exists():
         with _named(path):

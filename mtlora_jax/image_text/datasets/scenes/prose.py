@@ -78,12 +78,12 @@ def brief(facts: Facts, which: str, rng: np.random.Generator) -> str:
 def evidence(question: str, described: str) -> str:
     """The phrases of a description that name what a question names: where its answer is read."""
     found = []
+    asked = set(re.findall(r"\w+", question)) | ({"person"} if "shirt" in question else set())
     which = next((word for word in ("left", "right") if f"{word} image" in question), "")
     for one in re.split("[,;] ", described):
         if not one.startswith(which):
             continue
         names = [kind for kind in (*PLURALS, "ground", "sky") if kind in one]
-        asked = set(re.findall(r"\w+", question)) | ({"person"} if "shirt" in question else set())
         if any(asked & {name, PLURALS.get(name, name)} for name in names):
             found.append(one)
     return ", ".join(found)

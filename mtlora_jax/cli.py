@@ -17,6 +17,9 @@ from mtlora_jax.errors import Interrupted, UserError, one_line
 from mtlora_jax.recipes import load_recipe, recipe_errors
 from mtlora_jax.terminal import discard
 
+SWEEP = "sweep."
+"""How an override begins that gives a key several values."""
+
 USAGE = """\
 usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...]
 
@@ -24,6 +27,7 @@ usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...
   --workdir DIR    where the run lives (default: runs/<name of the config>); run again to resume
   --dry_run        print what would be trained, and train nothing
   --optim.lr=1e-4  changes any key of the config; tuples as --backbone.depths=2,2,6,2
+  --sweep.optim.lr=1e-4,1e-3 --sweep.seed=0,1   trains a run for every combination, all at once
 """
 
 
@@ -63,15 +67,17 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
 
 def open_trained(workdir: str | Path, arguments: Sequence[str] = ()) -> Any:
     """The `engine.run.Run` of a work directory, with overrides such as `--data.root=DIR` and `--init_from=DIR` for what
-    has moved since it was trained.
+    has moved since it was trained; of a sweep, that of `--slot NAME` or `--slot best`.
 
     Raises:
-      UserError: it holds no run; or an override of what was trained.
+      UserError: it holds no run; a sweep, and no slot is said; or an override of what was trained.
     """
     from mtlora_jax.engine.run import open_run
 
+    flags, rest = split_flags(arguments, ("slot",))
     run = open_run(workdir)
-    return run.changed(override(run.config, arguments)) if arguments else run
+    run = run.changed(override(run.config, rest)) if rest else run
+    return run.slot(flags["slot"])
 
 
 def split_flags(
@@ -139,8 +145,23 @@ def override(config: Config, arguments: Sequence[str]) -> Config:
         tokens = [value] if equals else []
         while not equals and remaining and not remaining[0].startswith("--"):
             tokens.append(remaining.pop(0))
-        config = _set(config, type(config), key.split("."), key, [at_home(token) for token in tokens], config)
+        tokens = [at_home(token) for token in tokens]
+        if key.startswith(SWEEP):
+            config = _swept(config, key.removeprefix(SWEEP), " ".join(tokens))
+        else:
+            config = _set(config, type(config), key.split("."), key, tokens, config)
     return config
+
+
+def _swept(config: Config, key: str, text: str) -> Config:
+    """The config with a key's values, separated by commas or spaces, as an axis of its sweep."""
+    values = [
+        keys(_set(config, type(config), key.split("."), key, [token], config))[key]
+        for token in text.replace(",", " ").split()
+    ]
+    if not values or any(isinstance(value, tuple | Mapping) for value in values):
+        raise UserError(f"--{SWEEP}{key} needs single values, separated by commas")
+    return dataclasses.replace(config, sweep={**config.sweep, key: tuple(values)})
 
 
 def at_home(path: str) -> str:

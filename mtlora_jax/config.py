@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -94,6 +94,7 @@ class Config:
     Attributes:
       name: the run's; without `--workdir` it lives in `runs/<name>`.
       seed: decides initial weights, batch order and dropout.
+      sweep: values of other keys, by key: a run for every combination, all at once over one base (see `engine.sweep`).
     """
 
     name: str = "run"
@@ -101,6 +102,7 @@ class Config:
     optim: Optim = field(default_factory=Optim)
     train: Train = field(default_factory=Train)
     mesh: Mesh = field(default_factory=Mesh)
+    sweep: Mapping[str, tuple[bool | int | float | str, ...]] = field(default_factory=dict)
 
     def validate(self) -> None:
         """Raises UserError for the first value of a wrong type or out of range. Subclasses extend it."""

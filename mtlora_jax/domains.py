@@ -36,5 +36,9 @@ def domain_of(config: Config) -> str:
 
 
 def workload_of(config: Config) -> Workload:
-    """The workload of a resolved config; imports its domain and no other."""
+    """The workload of a resolved config, a sweep's if it has one; imports its domain and no other."""
+    if config.sweep:
+        from mtlora_jax.engine.sweep import Swept
+
+        return Swept(config, workload_of).workload()
     return import_module(domain_of(config)).make_workload(config)

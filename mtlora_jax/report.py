@@ -6,36 +6,51 @@ python -m mtlora_jax.report DIR [DIR ...] [--step best|last] [--json FILE] [--in
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 
-from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
+from mtlora_jax.cli import fail_cleanly, override, split_flags
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import process, results
+from mtlora_jax.engine.run import open_run
+from mtlora_jax.engine.sweep import Swept
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import write_json
 from mtlora_jax.listing import text_table
 
 
-def scores(workdir: Path, step: str = "last", arguments: Sequence[str] = ()) -> dict:
-    """A finished run's name, seed, and scores by task at step 0 and at its last or best step.
+def scores(workdir: Path, step: str = "last", arguments: Sequence[str] = ()) -> list[dict]:
+    """Name, seed, and scores by task at step 0 and at its last or best step, of a finished run; or of every run of a
+    sweep, named by what it differs in beside the seed.
 
     Raises:
       UserError: the directory holds no finished run.
     """
-    run, found = open_trained(workdir, arguments), results.read(workdir)
+    run, found = open_run(workdir), results.read(workdir)
+    run = run.changed(override(run.config, arguments)) if arguments else run
     if found.get("finished") is None:
         raise UserError(f"{workdir} holds no finished run: the command that trained it resumes it")
     if step not in found:
         raise UserError(f"{workdir} has no best step: no evaluation had a score")
+    start, end = found["initial"]["metrics"], found[step]["metrics"]
+    if run.config.sweep:
+        swept = Swept(run.config, workload_of)
+        return [
+            {
+                "name": slot.run or run.config.name,
+                "seed": slot.config.seed,
+                "start": swept.standing(start[slot.name]),
+                "end": swept.standing(end[slot.name]),
+            }
+            for slot in swept.slots
+        ]
     objectives = run.workload.objectives
 
-    def of(moment: str) -> dict[str, float]:
-        metrics = found[moment]["metrics"]
+    def of(metrics: Mapping) -> dict[str, float]:
         each = {task: metrics[task][objective.score] for task, objective in objectives.items()}
         return each | {name: value for name, value in metrics["total"].items() if name != "loss"}
 
-    return {"name": run.config.name, "seed": run.config.seed, "start": of("initial"), "end": of(step)}
+    return [{"name": run.config.name, "seed": run.config.seed, "start": of(start), "end": of(end)}]
 
 
 def table(runs: Sequence[dict]) -> str:
@@ -46,15 +61,12 @@ def table(runs: Sequence[dict]) -> str:
     tasks = list(dict.fromkeys(task for run in runs for task in run["end"]))
     header = ["task", *(f"{name} ({len(column)})" for name, column in columns.items())]
     return text_table(
-        header, [[task, *(mean_and_deviation(column, task) for column in columns.values())] for task in tasks]
+        header,
+        [
+            [task, *(results.mean_and_deviation([run.get(task) for run in column]) for column in columns.values())]
+            for task in tasks
+        ],
     )
-
-
-def mean_and_deviation(column: Sequence[dict], task: str) -> str:
-    values = [scores[task] for scores in column if scores.get(task) is not None]
-    if not values:
-        return "-"
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 @fail_cleanly()
@@ -69,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
     if step not in ("best", "last"):
         raise UserError(f"--step takes best or last, not {step}: results are kept of those two")
     process.prepare()
-    runs = [scores(Path(folder), step, arguments) for folder in folders]
+    runs = [one for folder in folders for one in scores(Path(folder), step, arguments)]
     print(table(runs))
     if flags["json"]:
         write_json(Path(flags["json"]), runs)

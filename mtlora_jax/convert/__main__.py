@@ -22,7 +22,7 @@ examples:
   python -m mtlora_jax.convert to-peft runs/text_mtl_lora peft_boolq --task boolq --base /models/llama
   python -m mtlora_jax.convert from-peft peft_boolq boolq.safetensors
 Every file written as .safetensors can be a recipe's init_from. Of a run, what has moved since it was trained is said
-like any key of its config: --init_from=DIR.
+like any key of its config: --init_from=DIR. Of a sweep, --slot=best or --slot=NAME says which run.
 """
 
 

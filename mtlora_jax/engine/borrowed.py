@@ -94,5 +94,7 @@ def run_named(source: str | None) -> tuple[Path, str] | None:
 
 
 def from_run(run: Any, step: str, only: str) -> Borrowed:
-    """The leaves of a run at a step; see `engine.run.Run`."""
+    """The leaves of a run at a step; see `engine.run.Run`. Raises UserError for a sweep, which is many."""
+    if run.config.sweep:
+        raise UserError(f"{run.workdir} holds a sweep: start from a slot's adapter.safetensors in {run.workdir}/slots")
     return Borrowed(tables.flatten(run.variables(step)), f"{run.workdir} at step {run.step(step)}", only)

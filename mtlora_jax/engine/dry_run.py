@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.mesh import batch_shards, check_batch_size, make_mesh
-from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
 from mtlora_jax.engine.sharding import bytes_per_device
-from mtlora_jax.engine.state import abstract_variables, optimizer_labels, table_notices, weight_labels
+from mtlora_jax.engine.state import abstract_variables, optimizer_of, table_notices, weight_labels
 from mtlora_jax.engine.step import finish
 from mtlora_jax.engine.workload import Workload
 from mtlora_jax.files import make_workdir, write_json
@@ -80,12 +80,12 @@ def memory_per_device(config: Config, workload: Workload, parts: Parts, mesh: Me
     `activations` are all values the backward pass keeps; XLA recomputes some of them, so this is an upper bound.
     """
     batch, shards = workload.abstract_batch(config.train.batch_size), batch_shards(mesh)
-    labels = optimizer_labels(workload, parts.trainable, parts.labels)
-    optimizer = make_optimizer(config.optim, schedule(config.optim, config.train.steps), labels)
+    optimizer = optimizer_of(workload, config, parts.trainable, parts.labels)
 
     def backward(trainable, frozen, mutable, batch):
         def loss(trainable):
-            outputs, _ = workload.forward(join(trainable, frozen, mutable), batch, jax.random.key(0))
+            key = workload.step_key(config.seed, jnp.zeros((), jnp.int32))
+            outputs, _ = workload.forward(join(trainable, frozen, mutable), batch, key)
             return finish(workload, workload.sums(outputs, batch))["loss"]
 
         return jax.vjp(loss, trainable)[1]

@@ -138,14 +138,14 @@ def run(
                     return_memory()
                     log.say(f"first step: {compiled.COUNT.words()}")
                 if pending is not None:
-                    report(log, *pending)
+                    report(log, *pending, workload.independent)
                 pending = step, metrics, batch, batches
 
                 evaluates = step == config.train.steps or due(step, config.train.eval_every)
                 stopped = interrupts.received
                 if evaluates or stopped or due(step, config.train.checkpoint_every):
                     # Nothing is saved before this step's metrics are seen finite.
-                    report(log, *pending)
+                    report(log, *pending, workload.independent)
                     pending, score = None, ()
                     if evaluates:
                         score, results = scored(results)
@@ -164,7 +164,7 @@ def run(
             # A file that cannot be read, a disk that is full: the steps since the last checkpoint need not be lost.
             with contextlib.suppress(UserError, OSError):
                 if pending is not None:
-                    report(log, *pending)
+                    report(log, *pending, workload.independent)
                 if step > first:
                     save()
             raise UserError(f"{one_line(error)}; {saved(workdir, checkpoints)}") from None

@@ -53,15 +53,20 @@ class NotFinite(UserError):
     """A loss is infinite or no number; the state it came from is not to be saved."""
 
 
-def report(log: Log, step: int, metrics: Mapping, batch: Mapping, batches: Batches) -> None:
+def report(log: Log, step: int, metrics: Mapping, batch: Mapping, batches: Batches, independent: bool = False) -> None:
     """Logs a step.
+
+    Args:
+      independent: one finite loss of a task is enough.
 
     Raises:
       NotFinite: a loss is not; the message names step, tasks and examples, and whether labels or predictions are it.
     """
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     ids = np.asarray(batch["id"])
-    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    alive = independent and any(name.startswith("loss/") and name not in bad for name in values)
+    if bad and not alive:
         tasks = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
         labels = batch.get("labels", {})
         strange = [task for task in tasks if task in labels and not np.isfinite(labels[task]).all()]

@@ -1,8 +1,9 @@
 """What a run found: `results.json`, which evaluation is the best, and the closing table."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from mtlora_jax.engine.workload import Metrics, Workload
@@ -76,8 +77,18 @@ def up_to(results: Mapping[str, Any], step: int) -> dict[str, Any]:
     return {name: value for name, value in results.items() if not (name in ("last", "best") and value["step"] > step)}
 
 
+def mean_and_deviation(values: Sequence[float | None]) -> str:
+    """The mean of the same of several runs, with the standard deviation of more than one; a dash without any."""
+    there = [value for value in values if value is not None]
+    if not there:
+        return "-"
+    return f"{fmean(there):.3f}" + (f" ± {stdev(there):.3f}" if len(there) > 1 else "")
+
+
 def closing_table(workload: Workload, results: Mapping[str, Any]) -> str:
     """The metrics of every task: of a constant predictor, at step 0, after the last step, at the best step."""
+    if workload.closing is not None:
+        return workload.closing(results)
     rows = []
     shown = ("last", "best") if "best" in results else ("last",)
     initial, last = results["initial"]["metrics"], results["last"]["metrics"]

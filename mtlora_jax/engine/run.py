@@ -11,12 +11,14 @@ from jax.sharding import Mesh
 
 from mtlora_jax.config import Config, check_resumable, from_json, is_run_config, to_json
 from mtlora_jax.domains import workload_of
+from mtlora_jax.engine import results
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.evaluate import evaluate
 from mtlora_jax.engine.mesh import make_mesh
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.state import place_weights
 from mtlora_jax.engine.step import make_eval_step
+from mtlora_jax.engine.sweep import SLOTS, Swept, best_of, slots_of
 from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import UserError, one_line
 from mtlora_jax.files import read_json, write_json
@@ -42,6 +44,11 @@ class Run:
     def mesh(self) -> Mesh:
         """The config's mesh, of this machine's devices."""
         return make_mesh(self.config.mesh)
+
+    @property
+    def folder(self) -> Path:
+        """Where what is found out about the run is written."""
+        return self.workdir
 
     @cached_property
     def _checkpoints(self) -> Checkpoints:
@@ -95,7 +102,7 @@ class Run:
         step = self.step(which)
         # By its number: a run that still trains may have a later one by now.
         metrics = evaluated(self.workload, self.config, self.mesh, self.variables(step), protocol, predictions)
-        path = self.workdir / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
+        path = self.folder / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
         print(metrics_table(metrics, f"step {step}"), *(self.workload.notes if protocol is None else ()), sep="\n")
         also = f" and predictions to {predictions}" if predictions else ""
         try:
@@ -115,6 +122,48 @@ class Run:
         check_resumable(to_json(self.config), to_json(config), f"{self.workdir} was trained otherwise", "leave it")
         config.validate()
         return Run(self.workdir, config)
+
+    def slot(self, name: str | None) -> "Run":
+        """One run of a sweep, by its name or as `best`; the run itself where it is no sweep.
+
+        Raises:
+          UserError: there is no such run, or no name is given.
+        """
+        if not self.config.sweep:
+            if name:
+                raise UserError(f"{self.workdir} holds one run, no sweep: leave out --slot")
+            return self
+        known = {slot.name: slot.config for slot in slots_of(self.config)}
+        if name not in ("best", *known):
+            is_there = f"there is no slot {name}" if name else "this is a sweep"
+            raise UserError(f"{self.workdir}: {is_there}: give --slot best or one of {' '.join(known)}")
+        if name == "best":
+            found = results.read(self.workdir)
+            if not (last := found.get("best", found.get("last"))):
+                raise UserError(f"{self.workdir} has no best slot yet: nothing was evaluated")
+            name, _ = best_of({slot: last["metrics"][slot]["score"] for slot in known})
+            print(f"{self.workdir}: the best slot is {name}", file=sys.stderr)
+        return SlotRun(self.workdir, known[name], self, name)
+
+
+@dataclass(frozen=True)
+class SlotRun(Run):
+    """One run of a sweep.
+
+    Attributes:
+      sweep: it.
+      name: the slot's.
+    """
+
+    sweep: Run
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.workdir / SLOTS / self.name
+
+    def variables(self, which: Step = "last") -> dict:
+        return Swept(self.sweep.config, workload_of).variables(self.sweep.variables(which), self.name)
 
 
 def check_protocol(workload: Workload, protocol: str | None, predictions: Path | None) -> None:

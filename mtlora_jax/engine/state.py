@@ -108,7 +108,7 @@ def weight_labels(workload: Workload, variables: Mapping) -> dict[str, str]:
         return labels
 
     def losses(variables, batch):
-        outputs, _ = workload.forward(variables, batch, jax.random.key(0))
+        outputs, _ = workload.forward(variables, batch, workload.step_key(0, jnp.zeros((), jnp.int32)))
         return workload.sums(outputs, batch)
 
     unread = unread_leaves(losses, dict(variables), workload.abstract_batch(1))
@@ -172,8 +172,7 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
     """A run's weights and optimizer; arguments and errors as for `place_weights`."""
     weights = place_weights(workload, config, mesh, workdir)
     learning_rate = schedule(config.optim, config.train.steps)
-    labels = optimizer_labels(workload, weights.trainable, weights.labels)
-    optimizer = make_optimizer(config.optim, learning_rate, labels)
+    optimizer = optimizer_of(workload, config, weights.trainable, weights.labels)
     moments = shardings(workload.axes, jax.eval_shape(optimizer.init, weights.trainable), mesh)
     opt_state = jax.jit(optimizer.init, out_shardings=moments)(weights.trainable)
     step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
@@ -215,6 +214,16 @@ def write_base(workdir: Path, frozen: Mapping) -> None:
 
     path = workdir / BASE
     safetensors.write(path, {name: np.asarray(leaf) for name, leaf in tables.flatten(frozen).items()}, {})
+
+
+def optimizer_of(
+    workload: Workload, config: Config, trainable: Mapping, labels: Mapping[str, str]
+) -> optax.GradientTransformationExtraArgs:
+    """The workload's own, else what the config says for the leaves of every label; see `optim`."""
+    if workload.optimizer is not None:
+        return workload.optimizer(config)
+    rate = schedule(config.optim, config.train.steps)
+    return make_optimizer(config.optim, rate, optimizer_labels(workload, trainable, labels))
 
 
 def optimizer_labels(workload: Workload, trainable: Mapping, labels: Mapping[str, str]) -> Any:

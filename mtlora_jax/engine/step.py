@@ -25,8 +25,8 @@ def make_train_step(
     """`(state, frozen, batch) -> (state, metrics)`.
 
     Gradients are taken of `state.trainable` alone. The step's randomness is a function of (seed, step). Metrics are
-    float32 scalars: `loss`, `loss/<task>`, `grad_norm` (before clipping), and `lr`, the learning rate of this update.
-    The state is donated.
+    float32 scalars: `loss`, `loss/<task>`, `grad_norm` (before clipping), and, where there is one, `lr`, the learning
+    rate of this update. The state is donated.
     """
 
     def loss_of(trainable, state, frozen, batch, key):
@@ -36,14 +36,15 @@ def make_train_step(
         return losses.pop("loss"), (losses, mutated)
 
     def step(state: State, frozen, batch):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = workload.step_key(seed, state.step)
         differentiate = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (losses, mutated)), grads = differentiate(state.trainable, state, frozen, batch, key)
         present = {task: valid.any() for task, valid in batch["valid"].items()}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable, present=present)
         metrics = {"loss": loss, **{f"loss/{task}": value for task, value in losses.items()}}
         metrics["grad_norm"] = optax.tree.norm(grads)
-        metrics["lr"] = learning_rate(state.step)
+        if not workload.independent:
+            metrics["lr"] = learning_rate(state.step)
         state = State(
             step=state.step + 1,
             trainable=optax.apply_updates(state.trainable, updates),

@@ -7,11 +7,18 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
+from mtlora_jax.config import Config
 from mtlora_jax.input.protocols import Batches
 
 Metrics = Mapping[str, Mapping[str, float]]
 """`{task: {metric: value}}`, and what belongs to no single task under `total`."""
+
+
+def step_key(seed: int, step: jax.Array) -> jax.Array:
+    """The randomness of a step."""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,11 @@ class Workload:
       notes: lines under the table of a finished run, which say what a metric's name does not.
       identity: what tells the frozen weights' model from another one of the same weights; part of the fingerprint.
       protocols: other ways to score a checkpoint: by name, `(variables, folder for predictions or None) -> metrics`.
+      optimizer: `config -> ` that of all trainable leaves, where it is not the one that every run has.
+      step_key: `(seed, step) -> ` the key, or keys, that `forward` gets.
+      independent: the objectives are runs of their own (see `engine.sweep`): there is no one learning rate, and where
+        the loss of one is not finite, the others go on.
+      closing: `results -> ` the table of a finished run, where it is not the one that every run has.
     """
 
     objectives: Mapping[str, Objective]
@@ -91,3 +103,7 @@ class Workload:
     notes: tuple[str, ...] = ()
     identity: str = ""
     protocols: Mapping[str, Callable[..., Metrics]] = field(default_factory=dict)
+    optimizer: Callable[[Config], optax.GradientTransformationExtraArgs] | None = None
+    step_key: Callable[[int, jax.Array], jax.Array] = step_key
+    independent: bool = False
+    closing: Callable[[Mapping[str, Any]], str] | None = None

@@ -145,6 +145,10 @@ class Mixed(Batches):
     batch_size: int
     order: Order
 
+    @property
+    def fillers(self) -> dict[str, float]:
+        return {"tokens": self.questions.tokenizer.pad, "targets": IGNORE}
+
     def batch(self, seed: int, step: int, rows: range) -> dict:
         indices = self.order(seed, step, self.batch_size)
         return self.questions.collate(indices, rows, partial(example_rng, seed, step))
@@ -175,6 +179,10 @@ class OneTask(Batches):
     sizes: tuple[int, ...]
     batch_size: int
     multiple: int = 8
+
+    @property
+    def fillers(self) -> dict[str, float]:
+        return {"tokens": self.questions.tokenizer.pad, "targets": IGNORE}
 
     @property
     def counts(self) -> dict[str, int]:

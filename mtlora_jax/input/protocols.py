@@ -3,7 +3,8 @@
 Both are pickled when they go to worker processes. A data set that is neither is refused by `check_examples`.
 """
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -45,6 +46,26 @@ class Batches(Protocol):
     def source(self, id: int) -> str:
         """Where the example of an id comes from, for messages."""
         return f"example {id}"
+
+    @property
+    def fillers(self) -> Mapping[str, float]:
+        """What padding holds, by array; 0 where it isn't said."""
+        return {}
+
+    def side_by_side(self, batches: Sequence[Mapping]) -> dict:
+        """Batches of equally many rows as one of arrays `[B, batches, ...]`; shorter ones are padded to the longest."""
+
+        def joined(name: str, parts: Sequence) -> Any:
+            if isinstance(parts[0], Mapping):
+                return {key: joined(key, [part[key] for part in parts]) for key in parts[0]}
+            shape = np.max([np.shape(part) for part in parts], axis=0)
+            filler = self.fillers.get(name, 0)
+            widths = [[(0, most - size) for most, size in zip(shape, np.shape(part), strict=True)] for part in parts]
+            return np.stack(
+                [np.pad(part, width, constant_values=filler) for part, width in zip(parts, widths, strict=True)], 1
+            )
+
+        return joined("", batches)
 
 
 def check_examples(found: object, where: str) -> Examples:

@@ -1,6 +1,6 @@
 """Next-token losses from hidden states, without holding the logits of all positions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: ja
         return jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, jnp.int32)
 
     def chunk(of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.cond((of[1] != IGNORE).any(), losses, nothing, *of)
+        return jax.lax.cond(_anywhere(of[1] != IGNORE), losses, nothing, *of)
 
     def back(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :L]
@@ -59,6 +59,18 @@ def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: ja
 
     nll, prediction = jax.lax.map(chunk, (cut(hidden, 0), cut(targets, IGNORE)))
     return {"nll": back(nll), "prediction": back(prediction)}
+
+
+@jax.custom_batching.custom_vmap
+def _anywhere(mask: jax.Array) -> jax.Array:
+    """Whether anything is True. Asked of many runs at once, it is one answer for all: a `cond` stays one, where `vmap`
+    would compute both of its branches."""
+    return mask.any()
+
+
+@_anywhere.def_vmap
+def _of_all(size: int, is_mapped: Sequence[bool], mask: jax.Array) -> tuple[jax.Array, bool]:
+    return _anywhere(mask), False
 
 
 def perplexity_sums(nll: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:

@@ -56,6 +56,10 @@ class Padded(Batches):
     order: Order
     batch_size: int
 
+    @property
+    def fillers(self) -> dict[str, float]:
+        return {"tokens": self.pad, "targets": IGNORE}
+
     def batch(self, seed: int, step: int, rows: range) -> dict:
         indices = self.order(seed, step, self.batch_size)
         return collate(self.corpus, self.buckets, self.pad, indices, rows)
@@ -105,6 +109,10 @@ class Packed(Batches):
     pad: int
     order: Order
     batch_size: int
+
+    @property
+    def fillers(self) -> dict[str, float]:
+        return {"id": -1}
 
     def batch(self, seed: int, step: int, rows: range) -> dict:
         wanted = [self.row(seed, step * self.batch_size + row) for row in rows]

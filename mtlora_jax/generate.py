@@ -4,8 +4,8 @@ python -m mtlora_jax.generate --workdir DIR --task NAME [--max_new_tokens N] [--
 
 Every line typed, or piped in, is a question in the form that the task was trained in: an instruction, a raw prompt, a
 user's turn of a chat, or the two texts of a pair; `--form instruction|prompt|chat|pair` says another. `\\n` in a line
-stands for a line break. What has moved since training is said like any key of the config: `--init_from=DIR`. Of a sweep,
-`--slot best` or `--slot NAME` says which run.
+stands for a line break. What has moved since training is said like any key of the config: `--init_from=DIR`. Of a
+sweep, `--slot best` or `--slot NAME` says which run.
 """
 
 import sys

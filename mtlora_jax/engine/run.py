@@ -124,7 +124,7 @@ class Run:
         return Run(self.workdir, config)
 
     def slot(self, name: str | None) -> "Run":
-        """One run of a sweep, by its name or as `best`; the run itself where it is no sweep.
+        """One run of a sweep, by its name or as `best`; the run itself outside of one.
 
         Raises:
           UserError: there is no such run, or no name is given.

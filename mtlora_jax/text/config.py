@@ -13,12 +13,22 @@ from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.files import FileData
 from mtlora_jax.text.datasets.glue import GlueData
 from mtlora_jax.text.datasets.microworld import MicroworldData
+from mtlora_jax.text.datasets.reading import ReadingData
 from mtlora_jax.text.llama import Llama, LlamaSpec
 from mtlora_jax.text.tasks import TASKS
 from mtlora_jax.text.tasks.metrics import METRICS
 from mtlora_jax.text.tasks.task import Task
 
-__all__ = ["CommonsenseData", "Data", "FileData", "GlueData", "MicroworldData", "TaskConfig", "TextConfig"]
+__all__ = [
+    "CommonsenseData",
+    "Data",
+    "FileData",
+    "GlueData",
+    "MicroworldData",
+    "ReadingData",
+    "TaskConfig",
+    "TextConfig",
+]
 
 
 @dataclass(frozen=True)

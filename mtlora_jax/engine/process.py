@@ -3,8 +3,11 @@
 import contextlib
 import ctypes
 import logging
+import os
+import resource
 import sys
 import warnings
+from collections.abc import Mapping
 
 from mtlora_jax.engine import compiled
 
@@ -16,21 +19,33 @@ MALLOPT = {"M_TRIM_THRESHOLD": (-1, -1), "M_MMAP_MAX": (-4, 0), "M_ARENA_MAX": (
 """Options of glibc's malloc and what they are set to: freed memory is kept, in one pool."""
 
 
+LARGE = {"M_MMAP_THRESHOLD": (-3, 1 << 25), "M_MMAP_MAX": (-4, 1 << 16)}
+"""What options are set to for large steps: arrays from 32 MiB on are the system's again as soon as they are freed."""
+MOST_KEPT = 0.25
+"""The share of the machine's memory that steps may have taken for what they free to be kept: small arrays fall into the
+place of large ones, which then find none, so that in all three times as much may be kept as a step needs."""
+
+
 def keep_memory() -> None:
     """Has the C library keep what is freed: a step on a CPU takes its gigabytes anew each time, and much of its time
     would go into the pages that the system hands out and takes back. Where there is no glibc, nothing is done."""
-    try:
+    _mallopt(MALLOPT)
+
+
+def _mallopt(options: Mapping[str, tuple[int, int]]) -> None:
+    with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    for option, value in MALLOPT.values():
-        mallopt(option, value)
+        for option, value in options.values():
+            mallopt(option, value)
 
 
 def return_memory() -> None:
-    """Gives back to the system what is free now: after compiling, and after a first step, it may lie in pieces that the
-    next step's arrays do not fit."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
+    """After a first step: gives back to the system what is free now, for it may lie in pieces that the next step's
+    arrays do not fit; and has large steps keep nothing from now on."""
+    with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
+        taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if taken > MOST_KEPT * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            _mallopt(LARGE)
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from mtlora_jax.engine import process
 
 CODE = """
 import jax
@@ -37,3 +40,12 @@ def test_an_unreadable_program_is_deleted_and_compiled_again(tmp_path, junk):
     assert len(err.splitlines()) == 1
     assert "a compiled jit_doubled could not be read" in err
     assert run(tmp_path) == ("[0, 2, 4] 1 True", "")
+
+
+@pytest.mark.parametrize(("taken", "options"), [(1 << 20, []), (1 << 50, [process.LARGE])])
+def test_large_steps_keep_no_memory(monkeypatch, taken, options):
+    told = []
+    monkeypatch.setattr(process, "_mallopt", told.append)
+    monkeypatch.setattr(process.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=taken // 1024))
+    process.return_memory()
+    assert told == options

@@ -180,7 +180,7 @@ class Swept:
                 }
                 fine = jnp.isfinite(jax.vmap(optax.tree.norm)(grads)) & state["alive"][g]
                 moved, stepped = optimizer.update(grads, state[g], own[g], present=there)
-                changes[g], after[g] = chosen(fine, moved, jax.tree.map(jnp.zeros_like, moved)), stepped
+                changes[g] = chosen(fine, moved, jax.tree.map(jnp.zeros_like, moved))
                 after[g], alive[g] = chosen(fine, stepped, state[g]), fine
             return {"lora": {SLOTS: changes}}, {"alive": alive, **after}
 

@@ -7,8 +7,8 @@ Without a protocol: as in training, dense labels at the network's resolution, as
 Dense tasks: `native` scores at every label's own size, and saves predictions on request; `boundary` adds odsF of edges.
 Text: `generate` decodes answers and scores them; `options` takes the likeliest option.
 What has moved since training is said like any key of the config: `--data.root=DIR`, `--init_from=DIR`; so is what only
-the machine asks for, such as `--train.eval_batch_size=4`. Of a sweep,
-`--slot best` or `--slot NAME` says which run. `--help --workdir DIR` lists the protocols of a run.
+the machine asks for, such as `--train.eval_batch_size=4`. Of a sweep, `--slot best` or `--slot NAME` says which run.
+`--help --workdir DIR` lists the protocols of a run.
 """
 
 import sys

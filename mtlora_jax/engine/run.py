@@ -18,7 +18,7 @@ from mtlora_jax.engine.mesh import make_mesh
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.state import place_weights
 from mtlora_jax.engine.step import make_eval_step
-from mtlora_jax.engine.sweep import SLOTS, Swept, best_of, slots_of
+from mtlora_jax.engine.sweep import SCORE, SLOTS, Swept, best_of, slots_of
 from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import UserError, one_line
 from mtlora_jax.files import read_json, write_json
@@ -141,7 +141,7 @@ class Run:
             found = results.read(self.workdir)
             if not (last := found.get("best", found.get("last"))):
                 raise UserError(f"{self.workdir} has no best slot yet: nothing was evaluated")
-            name, _ = best_of({slot: last["metrics"][slot]["score"] for slot in known})
+            name, _ = best_of({slot: last["metrics"][slot][SCORE] for slot in known})
             print(f"{self.workdir}: the best slot is {name}", file=sys.stderr)
         return SlotRun(self.workdir, known[name], self, name)
 

@@ -7,6 +7,6 @@ workload: one loop, one checkpoint, one work directory.
 """
 
 from mtlora_jax.engine.sweep.slots import SLOTS, Slot, best_of, slots_of
-from mtlora_jax.engine.sweep.workload import Swept
+from mtlora_jax.engine.sweep.workload import SCORE, Swept
 
-__all__ = ["SLOTS", "Slot", "Swept", "best_of", "slots_of"]
+__all__ = ["SCORE", "SLOTS", "Slot", "Swept", "best_of", "slots_of"]

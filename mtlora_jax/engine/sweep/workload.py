@@ -90,7 +90,7 @@ class Swept:
             return None
         found: dict[str, tuple[Any, str, int]] = {}
         for g, group in self.groups.items():
-            own = group.workload.load_base()
+            own = base if g == "0" else group.workload.load_base()
             shapes = traverse_util.flatten_dict(group.shapes, sep="/")
             own = own.fitting(shapes) if isinstance(own, Borrowed) else own
             for path in own:

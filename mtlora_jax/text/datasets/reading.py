@@ -46,11 +46,10 @@ def check(world: World, rng: np.random.Generator) -> Made:
 
 def fire(world: World, rng: np.random.Generator) -> Made:
     """Two steps: what it is made of, and what that does in fire."""
-    (asked, *_), told = facts(world, "material", rng)
+    things, told = facts(world, "material", rng)
     of = world.facts["material"]
-    materials = sorted({material for thing, material in of.items() if any(f"the {thing} is" in fact for fact in told)})
-    rules = [f"{material} {IN_FIRE[material]} in fire." for material in materials]
-    return [*told, *rules], f"what happens to the {asked} in fire?", IN_FIRE[of[asked]]
+    rules = [f"{material} {IN_FIRE[material]} in fire." for material in sorted({of[thing] for thing in things})]
+    return [*told, *rules], f"what happens to the {things[0]} in fire?", IN_FIRE[of[things[0]]]
 
 
 TASKS: Mapping[str, tuple[Callable[[World, np.random.Generator], Made], Sequence[str]]] = {

@@ -10,11 +10,12 @@ from mtlora_jax.terminal import unbreakable_streams
 def main(argv: list[str]) -> None:
     door = parse_door(argv, prog="train.py")
     from mtlora_jax.domains import workload_of
-    from mtlora_jax.engine import process
+    from mtlora_jax.engine import launch, process
     from mtlora_jax.engine.dry_run import dry_run
     from mtlora_jax.engine.loop import train
 
     process.prepare()
+    launch.join(door.launch)
     run = dry_run if door.dry_run else train
     with unbreakable_streams():
         run(door.config, workload_of(door.config), door.workdir)

@@ -13,6 +13,7 @@ from typing import Any
 
 from mtlora_jax import schema
 from mtlora_jax.config import Config
+from mtlora_jax.engine import launch
 from mtlora_jax.errors import Interrupted, UserError, one_line
 from mtlora_jax.recipes import load_recipe, recipe_errors
 from mtlora_jax.terminal import discard
@@ -28,16 +29,25 @@ usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...
   --dry_run        print what would be trained, and train nothing
   --optim.lr=1e-4  changes any key of the config; tuples as --backbone.depths=2,2,6,2
   --sweep.optim.lr=1e-4,1e-3 --sweep.seed=0,1   trains a run for every combination, all at once
+  --coordinator HOST:PORT --processes N --process I   one of N processes; found by itself on Cloud TPU, GKE and SLURM
 """
 
 
 @dataclass(frozen=True)
 class Door:
-    """What a command line asks for: a validated config, the run's directory, and whether to train nothing."""
+    """What a command line asks for.
+
+    Attributes:
+      config: validated.
+      workdir: the run's directory.
+      dry_run: train nothing.
+      launch: how the run's processes find each other; see `engine.launch`.
+    """
 
     config: Config
     workdir: Path
     dry_run: bool
+    launch: Mapping[str, str | None]
 
 
 def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
@@ -48,7 +58,7 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
     Raises:
       UserError: no config, an unknown key, a value of the wrong type or out of range.
     """
-    flags, rest = split_flags(argv, ("config", "workdir"), ("dry_run", "help"))
+    flags, rest = split_flags(argv, ("config", "workdir", *launch.FLAGS), ("dry_run", "help"))
     if flags["help"] or "-h" in rest:
         print(USAGE.format(prog=prog))
         if flags["config"]:
@@ -62,7 +72,8 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
         raise UserError("no recipe: give one with --config FILE, such as configs/scenes_smoke.py")
     config = override(load_config(flags["config"]), rest)
     config.validate()
-    return Door(config, Path(flags["workdir"] or Path("runs") / config.name), flags["dry_run"])
+    workdir = Path(flags["workdir"] or Path("runs") / config.name)
+    return Door(config, workdir, flags["dry_run"], {name: flags[name] for name in launch.FLAGS})
 
 
 def open_trained(workdir: str | Path, arguments: Sequence[str] = ()) -> Any:

@@ -19,10 +19,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from mtlora_jax.engine.digest import digest
+from mtlora_jax.engine import hosts
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import finite
+from mtlora_jax.weights.digest import digest
 
 META = "meta"
 STRAGGLING = 0.3
@@ -180,32 +181,42 @@ class Checkpoints:
             _compare(stored["leaves"].get(item, {}), flatten(tree), f"checkpoint {step}: {item}")
         targets = {item: jax.tree.map(_target, tree) for item, tree in abstract.items() if jax.tree.leaves(tree)}
         state = self._fetch(step, {item: ocp.args.StandardRestore(tree) for item, tree in targets.items()})
-        for item, tree in state.items():
-            for path, leaf in flatten(tree).items():
-                if digest(leaf) != stored["leaves"][item][path]["digest"]:
-                    raise Unreadable(f"{item}/{path} is not what was saved")
+        changed = (
+            f"{item}/{path} is not what was saved"
+            for item, tree in state.items()
+            for path, leaf in flatten(tree).items()
+            if digest(leaf) != stored["leaves"][item][path]["digest"]
+        )
+        # Digests of cut leaves are computed by all processes together: none may stop at the first that differs.
+        if problem := hosts.first("\n".join(changed)):
+            raise Unreadable(problem.splitlines()[0])
         return Restored(step, {item: state.get(item, tree) for item, tree in abstract.items()}, stored["meta"])
 
     def _fetch(self, step: int, items: Mapping[str, Any]) -> dict:
         if not items:
             return {}
+        found, reason = {}, None
         with _stragglers_ignored():
             try:
-                return dict(self._manager.restore(step, args=ocp.args.Composite(**items)).items())
+                found = dict(self._manager.restore(step, args=ocp.args.Composite(**items)).items())
             except Exception as error:
                 # Damage surfaces as whatever the layer that met it raises.
                 reason = _root_cause(error)
-            time.sleep(STRAGGLING)
-            gc.collect()
-        raise Unreadable(reason)
+            if reason:
+                time.sleep(STRAGGLING)
+                gc.collect()
+        if reason := hosts.first(reason):  # damaged for one process is damaged for all
+            raise Unreadable(reason)
+        return found
 
     def _set_broken_aside(self) -> None:
         """Renames damaged checkpoints, whose steps are about to be written again. Nothing is deleted."""
         for step in self._broken:
-            if jax.process_index() == 0:
+            if hosts.is_first():
                 os.replace(self.directory / str(step), self.directory / f"{step}.damaged")
         if self._broken:
             self._broken = []
+            hosts.told(lambda: None)
             self._manager.reload()
 
     def wait(self) -> None:

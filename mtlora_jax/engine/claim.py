@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlora_jax.config import Config, check_resumable, is_run_config, to_json
+from mtlora_jax.engine.hosts import FAILURE, check_shared, together, told
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, read_json, write_json
 
@@ -21,19 +22,28 @@ TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 
 @contextlib.contextmanager
 def claimed(workdir: Path, config: Config) -> Iterator[dict[str, Any] | None]:
-    """A work directory that is this process's while the block runs: made if need be, and found to fit.
+    """A work directory that is this run's while the block runs: made if need be, and found to fit.
 
     Yields:
       The config of the run it holds, as JSON, which may differ from `config` in what a resumed run may change; None
       where it holds none, whatever a run that was never saved has left.
 
     Raises:
-      UserError: it cannot be written, another process trains in it, it holds a run of another config, or things of
+      UserError: it cannot be written, or not be seen by every process of the run, another run trains in it, it holds a run of another config, or things of
         others that a run would overwrite.
     """
-    make_workdir(workdir)
-    with locked(workdir):
-        yield _fitting(workdir, to_json(config))
+    with contextlib.ExitStack() as held:
+
+        def claim() -> dict[str, Any] | None:
+            make_workdir(workdir)
+            held.enter_context(locked(workdir))
+            (workdir / FAILURE).unlink(missing_ok=True)
+            return _fitting(workdir, to_json(config))
+
+        found = told(claim)
+        check_shared(workdir / LOCK)
+        with together(workdir):
+            yield found
 
 
 def _fitting(workdir: Path, config: dict) -> dict[str, Any] | None:

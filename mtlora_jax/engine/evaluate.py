@@ -6,18 +6,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mtlora_jax.engine.mesh import put_batch
+from mtlora_jax.engine.mesh import own_rows, put_batch
 from mtlora_jax.engine.metrics import empty, update
 from mtlora_jax.engine.step import finish
 from mtlora_jax.engine.workload import Metrics, Objective, Workload
-from mtlora_jax.input.loader import InOrder, stack
-from mtlora_jax.input.protocols import Examples
+from mtlora_jax.input.loader import InOrder, prefetched, stack
+from mtlora_jax.input.protocols import Examples, HeldOut
 
 SAMPLED = 64
 """Training examples that a constant predictor is fitted to."""
 
 
-def evaluate(workload: Workload, eval_step: Callable, variables, batches: Iterable[Mapping], mesh: Mesh) -> Metrics:
+def evaluate(workload: Workload, eval_step: Callable, variables, held_out: HeldOut, mesh: Mesh) -> Metrics:
     """Every task's metrics over a set, its loss among them as `loss`; the weighted total under `total`.
 
     The set counts as one batch: statistics are added up before anything is divided, so neither the batch size nor
@@ -25,19 +25,20 @@ def evaluate(workload: Workload, eval_step: Callable, variables, batches: Iterab
 
     Args:
       eval_step: as `step.make_eval_step` makes it.
-      batches: the set, on the host.
+      held_out: the set. A process reads the rows of its own devices; all of them where statistics are the host's.
     """
     sums: dict[str, dict[str, float]] = {task: {} for task in workload.objectives}
     states = {task: empty() for task in workload.objectives}
-    for batch in batches:
-        loss_sums, statistics, outputs = eval_step(variables, put_batch(batch, mesh))
-        loss_sums, statistics = jax.device_get((loss_sums, statistics))
-        observed = workload.observe(outputs, batch)
+    whole = workload.observe is not None
+    for batch in prefetched(held_out, rows=None if whole else own_rows(held_out.batch_size, mesh)):
+        *found, outputs = eval_step(variables, put_batch(batch, mesh, whole))
+        loss_sums, statistics, valid = jax.device_get(found)
+        observed = workload.observe(outputs, batch) if whole else {}
         for task in workload.objectives:
             for name, value in loss_sums[task].items():
                 sums[task][name] = sums[task].get(name, 0.0) + float(value)
             known = statistics[task] | observed.get(task, {})
-            states[task] = update(states[task], known, batch["valid"][task])
+            states[task] = update(states[task], known, valid[task])
     losses = {task: float(value) for task, value in finish(workload, sums).items()}
     total = losses.pop("loss")
     metrics = {

@@ -22,9 +22,10 @@ from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.claim import CHECKPOINTS, claimed, take
 from mtlora_jax.engine.curves import save_curves
 from mtlora_jax.engine.evaluate import evaluate
+from mtlora_jax.engine.hosts import Stops, is_first, on_host, told
 from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
 from mtlora_jax.engine.log import Log
-from mtlora_jax.engine.mesh import check_batch_size, make_mesh, put_batch
+from mtlora_jax.engine.mesh import check_batch_size, make_mesh, own_rows, put_batch, put_leaf
 from mtlora_jax.engine.notices import NotFinite, report, resumed, saved, way_on
 from mtlora_jax.engine.process import return_memory
 from mtlora_jax.engine.run import check_base
@@ -33,7 +34,7 @@ from mtlora_jax.engine.step import make_eval_step, make_train_step
 from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import Interrupted, UserError, one_line
 from mtlora_jax.images.panels import save_png
-from mtlora_jax.input.loader import Loader, prefetched
+from mtlora_jax.input.loader import Loader
 
 PICTURED = 4
 """Held-out examples in every picture."""
@@ -60,7 +61,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
     check_batch_size(config.train.batch_size, mesh)
     check_batch_size(config.train.eval_batch_size or config.train.batch_size, mesh, "train.eval_batch_size")
     with claimed(workdir, config) as held:
-        results = {} if held is None else record.read(workdir)
+        results = {} if held is None else told(lambda: record.read(workdir))
         if results.get("finished") != config.train.steps:
             results = run(config, workload, workdir, mesh, held, results)
         return close(workload, workdir, results)
@@ -94,7 +95,7 @@ def run(
     meta = {"config": to_json(config), "base": begin.fingerprint}
 
     def evaluation() -> Metrics:
-        metrics = evaluate(workload, eval_step, state.variables(frozen), prefetched(held_out), mesh)
+        metrics = evaluate(workload, eval_step, state.variables(frozen), held_out, mesh)
         log.evaluation(step, metrics)
         return metrics
 
@@ -106,8 +107,9 @@ def run(
         return score, record.with_evaluation(results, step, metrics, score, seconds)
 
     def save(by: str = "", score: float | None = None) -> None:
-        take(workdir, config)
-        record.write(workdir, results)
+        if is_first():
+            take(workdir, config)
+            record.write(workdir, results)
         if held is None and begin.homeless:
             write_base(workdir, frozen)
         checkpoints.save(step, items(state), meta, score, by)
@@ -116,7 +118,7 @@ def run(
     with (
         Interrupts() as interrupts,
         Log(workdir, config.train.steps, first_record, config.train.log_every) as log,
-        Loader(batches, config, first) as loader,
+        Loader(batches, config, first, own_rows(config.train.batch_size, mesh)) as loader,
     ):
         for notice in (*begin.notices, *resumed(config, held, checkpoints, first)):
             log.say(notice)
@@ -129,7 +131,7 @@ def run(
             record.score(workload, results["initial"]["metrics"], config.train.best)
 
         # --- steps; their metrics are read one step late, so that the devices never wait for the host
-        since, pending = time.monotonic(), None
+        since, pending, stops = time.monotonic(), None, Stops(mesh)
         try:
             for step, batch in loader.until(config.train.steps):
                 state, metrics = train_step(state, frozen, put_batch(batch, mesh))
@@ -142,7 +144,7 @@ def run(
                 pending = step, metrics, batch, batches
 
                 evaluates = step == config.train.steps or due(step, config.train.eval_every)
-                stopped = interrupts.received
+                stopped = stops.agreed(interrupts.received)
                 if evaluates or stopped or due(step, config.train.checkpoint_every):
                     # Nothing is saved before this step's metrics are seen finite.
                     report(log, *pending, workload.independent)
@@ -161,7 +163,10 @@ def run(
         except NotFinite as error:
             raise UserError(f"{error}; {way_on(workdir, checkpoints)}") from None
         except (UserError, OSError) as error:
-            # A file that cannot be read, a disk that is full: the steps since the last checkpoint need not be lost.
+            # A file that cannot be read, a disk that is full: the steps since the last checkpoint need not be lost, where
+            # no other process is needed to save them.
+            if jax.process_count() > 1:
+                raise
             with contextlib.suppress(UserError, OSError):
                 if pending is not None:
                     report(log, *pending, workload.independent)
@@ -170,19 +175,26 @@ def run(
             raise UserError(f"{one_line(error)}; {saved(workdir, checkpoints)}") from None
 
         # --- what a finished run leaves
-        for name, picture in first_pictures(workload, eval_step, state.variables(frozen), held_out[0], mesh).items():
-            save_png(workdir / "pictures" / f"{name}.png", picture)
-            log.picture(step, name, picture)
-        variables = jax.device_get(state.variables(frozen))
-        results["artifacts"] = list(workload.artifacts(variables, workdir, {**meta, "step": step}))
-    save_curves(workdir / "metrics.jsonl", workdir / "curves.png")
-    results["finished"] = config.train.steps
-    record.write(workdir, results)
-    return results
+        pictures = first_pictures(workload, eval_step, state.variables(frozen), held_out[0], mesh)
+        variables = on_host(state.variables(frozen))
+
+        def leave() -> dict[str, Any]:
+            for name, picture in pictures.items():
+                save_png(workdir / "pictures" / f"{name}.png", picture)
+                log.picture(step, name, picture)
+            artifacts = workload.artifacts(variables, workdir, {**meta, "step": step})
+            save_curves(workdir / "metrics.jsonl", workdir / "curves.png")
+            finished = {**results, "artifacts": list(artifacts), "finished": config.train.steps}
+            record.write(workdir, finished)
+            return finished
+
+        return told(leave)
 
 
 def close(workload: Workload, workdir: Path, results: dict) -> dict:
     """Prints a finished run's table, and where everything lies."""
+    if not is_first():
+        return results
     print(record.closing_table(workload, results))
     names = ("results.json", "metrics.jsonl", "curves.png", "pictures", "checkpoints", *results.get("artifacts", ()))
     print(f"wrote {', '.join(name for name in names if (workdir / name).exists())} to {workdir}", file=sys.stderr)
@@ -204,7 +216,7 @@ def resume(checkpoints: Checkpoints, begin: Start, step: int | None = None) -> S
         return begin.state
     found = checkpoints.restore(items(begin.state), step)
     check_base(found.meta, begin.fingerprint, checkpoints.directory)
-    return State(step=jax.device_put(np.int32(found.step), begin.state.step.sharding), **found.state)
+    return State(step=put_leaf(np.int32(found.step), begin.state.step.sharding), **found.state)
 
 
 def due(step: int, every: int) -> bool:
@@ -213,5 +225,5 @@ def due(step: int, every: int) -> bool:
 
 def first_pictures(workload: Workload, eval_step: Callable, variables, batch: Mapping, mesh: Mesh) -> dict:
     """`{task: picture}` of a host batch's first examples."""
-    outputs = eval_step(variables, put_batch(batch, mesh))[-1]
+    outputs = eval_step(variables, put_batch(batch, mesh, whole=True))[-1]
     return workload.pictures(*jax.tree.map(lambda x: np.asarray(x)[:PICTURED], (outputs, dict(batch))))

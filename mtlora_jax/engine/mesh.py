@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -59,15 +60,44 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, key: str = "train
         raise UserError(f"{key} = {batch_size} does not divide over {shards} devices; try {choices}")
 
 
-def put_batch(batch: Mapping, mesh: jax.sharding.Mesh) -> dict:
+def own_rows(batch_size: int, mesh: jax.sharding.Mesh) -> list[int]:
+    """The rows of a global batch that this process's devices hold, rising."""
+    cuts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (cut,) in cuts for row in range(batch_size)[cut]})
+
+
+def put_batch(batch: Mapping, mesh: jax.sharding.Mesh, whole: bool = False) -> dict:
     """A host batch as global arrays on the mesh; its `id` stays behind.
 
     Args:
-      batch: a tree of numpy arrays `[B / processes, ...]`, this process's rows of the global batch.
+      batch: a tree of numpy arrays `[rows, ...]`, this process's `own_rows` of the global batch.
+      whole: it holds all rows of the global batch, on every process.
 
     Returns:
       The tree with arrays `[B, ...]`.
     """
-    sharding = batch_sharding(mesh)
     arrays = {name: value for name, value in batch.items() if name != "id"}
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), arrays)
+    sharding = batch_sharding(mesh)
+    if sharding.is_fully_addressable:
+        return jax.device_put(jax.tree.map(np.asarray, arrays), sharding)
+    shards = batch_shards(mesh)
+    own = shards if whole else len(own_rows(shards, mesh))
+
+    def put(x: np.ndarray) -> jax.Array:
+        x, size = np.asarray(x), len(x) * shards // own
+        place = {row: i for i, row in enumerate(range(size) if whole else own_rows(size, mesh))}
+
+        def cut(index: tuple[slice, ...]) -> np.ndarray:
+            rows = range(size)[index[0]]
+            return x[place[rows[0]] : place[rows[0]] + len(rows)]
+
+        return jax.make_array_from_callback((size, *x.shape[1:]), sharding, cut)
+
+    return jax.tree.map(put, arrays)
+
+
+def put_leaf(leaf: np.ndarray | jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array, or one of this process, as a global array; processes hold only their own shards of it."""
+    if sharding.is_fully_addressable:
+        return jnp.asarray(jax.device_put(leaf, sharding))
+    return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf[index]))

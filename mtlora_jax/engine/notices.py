@@ -9,6 +9,7 @@ import numpy as np
 
 from mtlora_jax.config import Config, from_json
 from mtlora_jax.engine.checkpoint import Checkpoints
+from mtlora_jax.engine.hosts import gathered
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.optim import schedule
 from mtlora_jax.errors import UserError
@@ -71,6 +72,7 @@ def report(log: Log, step: int, metrics: Mapping, batch: Mapping, batches: Batch
         labels = batch.get("labels", {})
         strange = [task for task in tasks if task in labels and not np.isfinite(labels[task]).all()]
         blame = f"labels of {', '.join(strange)} hold numbers that are not" if strange else "the predictions are not"
+        ids = gathered(ids)
         sources = [batches.source(int(i)) for i in ids.ravel() if i >= 0]
         what = f"the loss of {', '.join(tasks)}" if tasks else ", ".join(bad)
         raise NotFinite(f"step {step}: {what} is not finite: {blame}, examples {ids.tolist()}, {listed(sources)}")

@@ -22,7 +22,6 @@ from mtlora_jax.engine.sweep import SCORE, SLOTS, Swept, best_of, slots_of
 from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import UserError, one_line
 from mtlora_jax.files import read_json, write_json
-from mtlora_jax.input.loader import prefetched
 from mtlora_jax.listing import text_table
 
 Step = str | int
@@ -183,8 +182,8 @@ def evaluated(
         metrics = workload.protocols[protocol](variables, predictions)
         return {**metrics, "total": workload.overall(metrics)}
     train = config.train
-    batches = prefetched(workload.held_out(train.eval_batch_size or train.batch_size))
-    return evaluate(workload, make_eval_step(workload, mesh), variables, batches, mesh)
+    held_out = workload.held_out(train.eval_batch_size or train.batch_size)
+    return evaluate(workload, make_eval_step(workload, mesh), variables, held_out, mesh)
 
 
 def evaluate_untrained(config: Config, protocol: str | None = None, predictions: Path | None = None) -> Metrics:

@@ -17,7 +17,8 @@ from mtlora_jax.engine import tables
 from mtlora_jax.engine.borrowed import Borrowed, groups
 from mtlora_jax.engine.claim import BASE
 from mtlora_jax.engine.init import draw
-from mtlora_jax.engine.mesh import replicated
+from mtlora_jax.engine.hosts import is_first, on_host
+from mtlora_jax.engine.mesh import put_leaf, replicated
 from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
 from mtlora_jax.engine.program import unread_leaves
@@ -159,7 +160,7 @@ def place_weights(
         leaf = leaves.pop(path) if path in leaves else np.asarray(base[path])
         dtype = leaf.dtype if labels.get(path) == "frozen" else shapes[path].dtype
         leaf = leaf if leaf.dtype == dtype else leaf.astype(dtype)
-        return jnp.asarray(jax.device_put(leaf, placed[path]))
+        return put_leaf(leaf, placed[path])
 
     for path in shapes:
         leaves[path] = place(path)
@@ -175,7 +176,7 @@ def start(workload: Workload, config: Config, mesh: Mesh, workdir: Path | None =
     optimizer = optimizer_of(workload, config, weights.trainable, weights.labels)
     moments = shardings(workload.axes, jax.eval_shape(optimizer.init, weights.trainable), mesh)
     opt_state = jax.jit(optimizer.init, out_shardings=moments)(weights.trainable)
-    step = jax.device_put(jnp.zeros((), jnp.int32), replicated(mesh))
+    step = put_leaf(np.zeros((), np.int32), replicated(mesh))
     state = State(step, weights.trainable, opt_state, weights.mutable)
     notices = (f"weights: {weights.sources}", *table_notices(workload, join(weights.trainable, weights.frozen), mesh))
     homeless = weights.homeless
@@ -212,8 +213,9 @@ def write_base(workdir: Path, frozen: Mapping) -> None:
     """Keeps frozen weights that no other file holds."""
     from mtlora_jax.weights import safetensors
 
-    path = workdir / BASE
-    safetensors.write(path, {name: np.asarray(leaf) for name, leaf in tables.flatten(frozen).items()}, {})
+    leaves = on_host(tables.flatten(frozen))
+    if is_first():
+        safetensors.write(workdir / BASE, leaves, {})
 
 
 def optimizer_of(

@@ -67,10 +67,11 @@ def finish(workload: Workload, sums: Mapping) -> dict[str, jax.Array]:
 
 
 def make_eval_step(workload: Workload, mesh: Mesh) -> Callable:
-    """`(variables, batch) -> (loss sums, per-example statistics, outputs)`; the first two by task."""
+    """`(variables, batch) -> (loss sums, per-example statistics, which examples are valid, outputs)`; all by task but
+    the last, and the same on every device."""
 
     def step(variables, batch):
         outputs, _ = workload.forward(variables, batch, None)
-        return workload.sums(outputs, batch), workload.measure(outputs, batch), outputs
+        return workload.sums(outputs, batch), workload.measure(outputs, batch), batch["valid"], outputs
 
     return jax.jit(step, out_shardings=replicated(mesh))

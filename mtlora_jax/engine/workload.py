@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from mtlora_jax.config import Config
-from mtlora_jax.input.protocols import Batches
+from mtlora_jax.input.protocols import Batches, HeldOut
 
 Metrics = Mapping[str, Mapping[str, float]]
 """`{task: {metric: value}}`, and what belongs to no single task under `total`."""
@@ -89,9 +89,9 @@ class Workload:
     measure: Callable[[Any, Mapping], dict[str, dict[str, jax.Array]]]
     table: tuple[tuple[str, str], ...]
     train_batches: Callable[[int], Batches]
-    held_out: Callable[[int], Sequence[dict]]
+    held_out: Callable[[int], HeldOut]
     constant: Callable[[], Metrics]
-    observe: Callable[[Any, Mapping], dict[str, dict[str, np.ndarray]]] = lambda outputs, batch: {}
+    observe: Callable[[Any, Mapping], dict[str, dict[str, np.ndarray]]] | None = None
     owners: tuple[tuple[str, str], ...] = ()
     axes: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     pictures: Callable[[Any, Mapping], dict[str, np.ndarray]] = lambda outputs, batch: {}

@@ -28,7 +28,7 @@ from mtlora_jax.image_text.tasks.task import Task
 from mtlora_jax.image_text.tokenizer import BartTokenizer
 from mtlora_jax.input.loader import Order, example_rng, padded_indices, shuffled, without_copies
 from mtlora_jax.input.mixture import MixtureOrder, shares_of
-from mtlora_jax.input.protocols import Batches
+from mtlora_jax.input.protocols import Batches, HeldOut
 from mtlora_jax.language.packing import IGNORE
 
 Lengths = tuple[tuple[int, int], ...]
@@ -72,7 +72,7 @@ class Questions:
         return text, self.tokenizer.encode(answer, task.target_limit), score
 
     def collate(
-        self, indices: np.ndarray, rows: range, rng: Callable[[int], np.random.Generator] | None, images: int = 0
+        self, indices: np.ndarray, rows: Sequence[int], rng: Callable[[int], np.random.Generator] | None, images: int = 0
     ) -> dict:
         """Some rows of the batch of these questions. All questions together choose the lengths, so that processes
         agree.
@@ -84,7 +84,7 @@ class Questions:
         encoded = [self.encode(int(index), rng and rng(row)) for row, index in enumerate(indices)]
         longest = [max(len(of[side]) for of in encoded) for side in (0, 1)]
         L, M = next(pair for pair in self.lengths if pair[0] >= longest[0] and pair[1] >= longest[1])
-        own, encoded = indices[rows.start : rows.stop], encoded[rows.start : rows.stop]
+        own, encoded = indices[list(rows)], [encoded[row] for row in rows]
         tokens, targets = np.full((len(own), L), self.tokenizer.pad, np.int32), np.full((len(own), M), IGNORE, np.int32)
         for row, (text, answer, _) in enumerate(encoded):
             tokens[row, : len(text)], targets[row, : len(answer)] = text, answer
@@ -149,7 +149,7 @@ class Mixed(Batches):
     def fillers(self) -> dict[str, float]:
         return {"tokens": self.questions.tokenizer.pad, "targets": IGNORE}
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         indices = self.order(seed, step, self.batch_size)
         return self.questions.collate(indices, rows, partial(example_rng, seed, step))
 
@@ -190,7 +190,7 @@ class OneTask(Batches):
         pairs = zip(self.questions.tasks, self.questions.sizes(), self.sizes, strict=True)
         return {task.name: -(-count // size) for task, count, size in pairs}
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         counts = self.counts
         epoch, place = divmod(step, sum(counts.values()))
         order = published_order(tuple(counts.items()), epoch)
@@ -223,7 +223,7 @@ def published_order(counts: tuple[tuple[str, int], ...], epoch: int) -> tuple[st
 
 
 @dataclass(frozen=True, eq=False)
-class InOrder(Sequence):
+class InOrder(HeldOut):
     """All questions once, in their order; the last batch is filled up with copies that are valid for nothing."""
 
     questions: Questions
@@ -233,6 +233,5 @@ class InOrder(Sequence):
         return -(-len(self.questions) // self.batch_size)
 
     def __getitem__(self, i: int) -> dict:
-        indices = padded_indices(i, self.batch_size, len(self.questions))
-        batch = self.questions.collate(indices, range(self.batch_size), None)
-        return without_copies(batch, len(np.unique(indices)))
+        indices, there = padded_indices(i, self.batch_size, len(self.questions), range(self.batch_size))
+        return without_copies(self.questions.collate(indices, range(self.batch_size), None), there)

@@ -16,7 +16,7 @@ from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
 from mtlora_jax.input.mixture import Mixture
 from mtlora_jax.input.prefetch import Prefetcher
-from mtlora_jax.input.protocols import Batches, Examples
+from mtlora_jax.input.protocols import Batches, Examples, HeldOut
 
 ORDER, EXAMPLE = 0, 1
 """What a random stream is for: Philox counters begin there, so that streams of one key never meet."""
@@ -71,7 +71,7 @@ class ExampleBatches(Batches):
     batch_size: int
     order: Order
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         indices = self.order(seed, step, self.batch_size)
         return stack([self.examples.augmented(int(indices[row]), example_rng(seed, step, row)) for row in rows])
 
@@ -86,7 +86,7 @@ def batches_of(examples: Examples, batch_size: int) -> Batches:
 
 
 @dataclass(frozen=True)
-class InOrder(Sequence):
+class InOrder(HeldOut):
     """A whole set once, in its own order: `[i]` is the i-th batch.
 
     The last one is filled up with copies of its last example, which are valid for nothing.
@@ -99,21 +99,24 @@ class InOrder(Sequence):
         return -(-len(self.examples) // self.batch_size)
 
     def __getitem__(self, i: int) -> dict:
-        indices = padded_indices(i, self.batch_size, len(self.examples))
+        return self.part(i, range(self.batch_size))
+
+    def part(self, i: int, rows: Sequence[int]) -> dict:
+        indices, there = padded_indices(i, self.batch_size, len(self.examples), rows)
         examples = {index: self.examples[index] for index in dict.fromkeys(indices.tolist())}
-        batch = stack([examples[index] for index in indices.tolist()])
-        return without_copies(batch, len(examples))
+        return without_copies(stack([examples[index] for index in indices.tolist()]), there)
 
 
-def padded_indices(i: int, batch_size: int, length: int) -> np.ndarray:
-    """The examples of the i-th batch of a set in order, int64 `[B]`, the last one repeated where they run out."""
-    return np.minimum(np.arange(i * batch_size, (i + 1) * batch_size), length - 1)
+def padded_indices(i: int, batch_size: int, length: int, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The examples of some rows of the i-th batch of a set in order, int64 `[rows]`, the last one repeated where they
+    run out; and which rows are no such copy."""
+    position = i * batch_size + np.array(rows)
+    return np.minimum(position, length - 1), position < length
 
 
-def without_copies(batch: dict, count: int) -> dict:
-    """The batch whose rows from `count` on are valid for nothing."""
-    valid = {task: of & (np.arange(len(of)) < count) for task, of in batch["valid"].items()}
-    return {**batch, "valid": valid}
+def without_copies(batch: dict, there: np.ndarray) -> dict:
+    """The batch whose other rows are valid for nothing."""
+    return {**batch, "valid": {task: of & there for task, of in batch["valid"].items()}}
 
 
 class Loader:
@@ -123,10 +126,10 @@ class Loader:
       batches: training batches of the config's global batch size.
       config: gives seed, batch size and workers.
       first: updates already done.
-      process_index, process_count: this process and how many share a global batch; by default JAX's.
+      rows: of each global batch, those that this process reads; None for all.
 
     Raises:
-      UserError: the batches cannot be pickled, or a batch does not divide over the processes.
+      UserError: the batches cannot be pickled.
     """
 
     def __init__(
@@ -134,18 +137,9 @@ class Loader:
         batches: Batches,
         config: Config,
         first: int = 0,
-        process_index: int | None = None,
-        process_count: int | None = None,
+        rows: Sequence[int] | None = None,
     ):
-        if process_count is None:
-            import jax
-
-            process_index, process_count = jax.process_index(), jax.process_count()
-        size = config.train.batch_size
-        if size % process_count:
-            raise UserError(f"train.batch_size = {size} does not divide over {process_count} processes")
-        share = size // process_count
-        rows = range(process_index * share, (process_index + 1) * share)
+        rows = range(config.train.batch_size) if rows is None else rows
         self._first = first
         make = partial(_rows_of, batches, config.seed, rows)
         self._prefetcher = Prefetcher(make, config.train.workers, config.train.worker_kind)
@@ -171,11 +165,14 @@ class Loader:
         self._prefetcher.close()
 
 
-def _rows_of(batches: Batches, seed: int, rows: range, step: int) -> dict:
+def _rows_of(batches: Batches, seed: int, rows: Sequence[int], step: int) -> dict:
     return batches.batch(seed, step, rows)
 
 
-def prefetched(held_out: Sequence[dict], workers: int = 0, kind: str = "process") -> Iterator[dict]:
-    """The batches of a set in order, prepared ahead by workers."""
-    with Prefetcher(held_out.__getitem__, min(workers, len(held_out)), kind) as prefetcher:
+def prefetched(
+    held_out: HeldOut, workers: int = 0, kind: str = "process", rows: Sequence[int] | None = None
+) -> Iterator[dict]:
+    """The batches of a set in order, prepared ahead by workers; some rows of each, where they are said."""
+    make = held_out.__getitem__ if rows is None else partial(held_out.part, rows=rows)
+    with Prefetcher(make, min(workers, len(held_out)), kind) as prefetcher:
         yield from prefetcher.run(range(len(held_out)))

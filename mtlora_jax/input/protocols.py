@@ -39,7 +39,7 @@ class Examples(Protocol):
 class Batches(Protocol):
     """Training batches as a pure function of (seed, step): a resumed run needs no state but its step."""
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         """Some rows of the global batch of update `step` = 0, 1, ...: arrays with a leading axis of `len(rows)`."""
         ...
 
@@ -66,6 +66,20 @@ class Batches(Protocol):
             )
 
         return joined("", batches)
+
+
+class HeldOut(Sequence):
+    """The batches of a held-out set in order: `[i]` is the i-th, of `batch_size` rows, `id` and `valid` among them."""
+
+    batch_size: int
+
+    def part(self, i: int, rows: Sequence[int]) -> dict:
+        """Some rows of the i-th batch; a set whose examples are costly to read reads no others."""
+
+        def taken(value: Any) -> Any:
+            return {key: taken(of) for key, of in value.items()} if isinstance(value, Mapping) else value[list(rows)]
+
+        return taken(self[i])
 
 
 def check_examples(found: object, where: str) -> Examples:

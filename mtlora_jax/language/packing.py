@@ -21,7 +21,7 @@ import numpy as np
 
 from mtlora_jax.input.loader import Order, padded_indices, shuffled, without_copies
 from mtlora_jax.input.mixture import MixtureOrder, shares_of
-from mtlora_jax.input.protocols import Batches
+from mtlora_jax.input.protocols import Batches, HeldOut
 from mtlora_jax.language.corpus import Corpus, Piece
 
 IGNORE = -100
@@ -60,13 +60,13 @@ class Padded(Batches):
     def fillers(self) -> dict[str, float]:
         return {"tokens": self.pad, "targets": IGNORE}
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         indices = self.order(seed, step, self.batch_size)
         return collate(self.corpus, self.buckets, self.pad, indices, rows)
 
 
 @dataclass(frozen=True, eq=False)
-class PaddedInOrder(Sequence):
+class PaddedInOrder(HeldOut):
     """A whole corpus once, in its own order, a row for each example; attributes as in `Padded`.
 
     The last batch is filled up with copies of the last example, which are valid for nothing.
@@ -81,16 +81,15 @@ class PaddedInOrder(Sequence):
         return -(-len(self.corpus) // self.batch_size)
 
     def __getitem__(self, i: int) -> dict:
-        indices = padded_indices(i, self.batch_size, len(self.corpus))
-        batch = collate(self.corpus, self.buckets, self.pad, indices, range(self.batch_size))
-        return without_copies(batch, len(np.unique(indices)))
+        indices, there = padded_indices(i, self.batch_size, len(self.corpus), range(self.batch_size))
+        return without_copies(collate(self.corpus, self.buckets, self.pad, indices, range(self.batch_size)), there)
 
 
-def collate(corpus: Corpus, buckets: Sequence[int], pad: int, indices: np.ndarray, rows: range) -> dict:
+def collate(corpus: Corpus, buckets: Sequence[int], pad: int, indices: np.ndarray, rows: Sequence[int]) -> dict:
     """Some rows of the batch of these examples. All examples together choose the bucket, so that processes agree."""
     longest = int(corpus.lengths[indices].max())
     length = next(bucket for bucket in buckets if bucket >= longest)
-    wanted = indices[rows.start : rows.stop]
+    wanted = indices[list(rows)]
     batch = lay_out(corpus.tasks, [[corpus[int(i)]] for i in wanted], length, pad)
     return {**batch, "task_id": corpus.task[wanted], "id": wanted.astype(np.int64)}
 
@@ -114,7 +113,7 @@ class Packed(Batches):
     def fillers(self) -> dict[str, float]:
         return {"id": -1}
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         wanted = [self.row(seed, step * self.batch_size + row) for row in rows]
         pieces = [[self.corpus[i] for i in row] for row in wanted]
         return lay_out(self.corpus.tasks, pieces, self.length, self.pad)

@@ -97,7 +97,7 @@ def evaluate_native(
     batches = prefetched(held_out, config.train.workers, config.train.worker_kind)
     for batch in tqdm(batches, "native", len(held_out), unit=" batches", leave=False, disable=None):
         host = {name: batch.pop(name) for name in ("id", "name")}
-        statistics, decoded = jax.device_get(step(variables, put_batch(batch, mesh)))
+        statistics, decoded = jax.device_get(step(variables, put_batch(batch, mesh, whole=True)))
         for name in tasks:
             states[name] = update(states[name], statistics[name], batch["valid"][name])
         for row, (H, W) in enumerate(batch["size"]):

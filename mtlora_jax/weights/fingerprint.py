@@ -4,21 +4,19 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from mtlora_jax.weights.digest import digest
 
 
 def fingerprint(tree: Mapping[str, Any], identity: str = "") -> str:
-    """A digest of the paths, shapes, dtypes and bytes of a nested dict of arrays.
+    """A digest of the paths, shapes, dtypes and bytes of a nested dict of arrays, however they are sharded.
 
     Args:
       identity: what else tells it from another one: heads and rotary settings are in no array.
     """
-    digest = hashlib.blake2b(identity.encode(), digest_size=16)
+    found = hashlib.blake2b(identity.encode(), digest_size=16)
     for path, leaf in sorted(_flatten(tree)):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{path}{array.shape}{array.dtype}".encode())
-        digest.update(array.view(np.uint8).data if array.size else b"")
-    return digest.hexdigest()
+        found.update(f"{path}{leaf.shape}{leaf.dtype}{digest(leaf)}".encode())
+    return found.hexdigest()
 
 
 def _flatten(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:

@@ -15,6 +15,7 @@ from mtlora_jax.engine.interrupt import STOPS, Interrupts
 from mtlora_jax.engine.loop import train
 from mtlora_jax.errors import Interrupted, UserError
 from mtlora_jax.input.loader import ExampleBatches
+from mtlora_jax.input.protocols import HeldOut
 
 CONFIG = line.LineConfig(
     train=Train(steps=6, batch_size=8, workers=0, log_every=1), optim=Optim(lr=0.1, schedule="linear")
@@ -150,7 +151,9 @@ def test_a_failure_to_write_is_one_line_and_the_same_command_resumes(whole, tmp_
 
 
 def test_a_held_out_file_that_cannot_be_read_loses_no_step_and_no_evaluation(whole, tmp_path):
-    class Broken:
+    class Broken(HeldOut):
+        batch_size = 64
+
         def __len__(self):
             return 1
 

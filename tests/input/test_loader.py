@@ -96,10 +96,22 @@ def test_a_finished_run_has_no_batches_and_an_endless_one_many():
         assert [next(endless)[0] for _ in range(3)] == [6, 7, 8]
 
 
+def test_rows_of_several_processes_are_those_of_one():
+    whole = next(iter(Loader(batches_of(Shifted(), 4), config()).until(1)))[1]
+    parts = [next(iter(Loader(batches_of(Shifted(), 4), config(), rows=rows).until(1)))[1] for rows in ([0, 3], [1, 2])]
+    jax.tree.map(lambda x, a, b: np.testing.assert_array_equal(x, np.stack([a[0], b[0], b[1], a[1]])), whole, *parts)
+
+
+@pytest.mark.parametrize("length", [1, 4, 7, 8])
+def test_parts_of_held_out_batches_are_those_of_whole_ones(length):
+    held_out = InOrder(Numbers(length), 4)
+    for i in range(len(held_out)):
+        part = held_out.part(i, [1, 3])
+        jax.tree.map(np.testing.assert_array_equal, part, jax.tree.map(lambda x: x[[1, 3]], held_out[i]))
+        jax.tree.map(np.testing.assert_array_equal, part, super(InOrder, held_out).part(i, [1, 3]))
+
+
 def test_refusals():
-    batches = batches_of(Numbers(), 4)
-    with pytest.raises(UserError, match=r"train\.batch_size = 4 does not divide over 3 processes"):
-        Loader(batches, config(), process_index=0, process_count=3)
     unpicklable = batches_of(Unpicklable(), 4)
     with pytest.raises(UserError, match=r"cannot be sent to worker processes .*--train\.worker_kind=thread"):
         Loader(unpicklable, config(1))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlora_jax.input.protocols import Batches
+from mtlora_jax.input.protocols import Batches, HeldOut
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Each(Batches):
     seeds: tuple[int, ...]
     slots: Mapping[str, int]
 
-    def batch(self, seed: int, step: int, rows: range) -> dict:
+    def batch(self, seed: int, step: int, rows: Sequence[int]) -> dict:
         parts = [self.batches.batch(seed, step, rows) for seed in self.seeds]
         valid = {
             name: value
@@ -41,19 +41,28 @@ class Each(Batches):
 
 
 @dataclass(frozen=True)
-class All(Sequence):
+class All(HeldOut):
     """Held-out batches that all slots see: `all`."""
 
-    batches: Sequence[dict]
+    batches: HeldOut
     slots: tuple[str, ...]
+
+    @property
+    def batch_size(self) -> int:
+        return self.batches.batch_size
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, i: int) -> dict:
-        batch = dict(self.batches[i])
-        ids = batch.pop("id")
-        return {"id": ids, "all": batch, "valid": dict.fromkeys(self.slots, np.ones(len(ids), bool))}
+        return self._for_all(self.batches[i])
+
+    def part(self, i: int, rows: Sequence[int]) -> dict:
+        return self._for_all(self.batches.part(i, rows))
+
+    def _for_all(self, batch: dict) -> dict:
+        ids, rest = batch["id"], {name: value for name, value in batch.items() if name != "id"}
+        return {"id": ids, "all": rest, "valid": dict.fromkeys(self.slots, np.ones(len(ids), bool))}
 
 
 class Shared(Mapping):

@@ -279,7 +279,7 @@ class Swept:
             forward=self.forward,
             sums=self.sums,
             measure=self.measure,
-            observe=self.observe,
+            observe=self.observe if inner.observe else None,
             table=self.table(),
             axes=tuple(axes),
             train_batches=lambda size: Each(

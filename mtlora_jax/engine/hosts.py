@@ -1,0 +1,181 @@
+"""The processes of a run among each other: what one says, all know; what ends one, ends all.
+
+Everything here is trivial for one process. What is called by all is called by all in the same order.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mtlora_jax.engine.mesh import replicated
+from mtlora_jax.errors import Interrupted, UserError, one_line
+
+T = TypeVar("T")
+FAILURE = ".failure"
+"""A file of the work directory: the line of a process that ended, for the others to end with."""
+POLL = 1.0
+"""Seconds between looks at it."""
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def first(text: str | None) -> str | None:
+    """What the first process that has something to say says, on all processes; None where none has."""
+    if jax.process_count() == 1:
+        return text or None
+    said = np.frombuffer((text or "").encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(said.size))
+    if not sizes.any():
+        return None
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: said.size] = said
+    who = int(np.flatnonzero(sizes)[0])
+    return bytes(multihost_utils.process_allgather(padded)[who, : sizes[who]]).decode()
+
+
+def told(find: Callable[[], T]) -> T:
+    """What `find` gives on the first process, JSON, on all processes; called by all, when the first is done.
+
+    Raises:
+      UserError: that of the first, on all.
+    """
+    if jax.process_count() == 1:
+        return find()
+    reply = None
+    if is_first():
+        try:
+            reply = {"found": find()}
+        except (UserError, OSError) as error:
+            reply = {"error": one_line(error)}
+    reply = json.loads(first(json.dumps(reply) if reply else None))
+    if "error" in reply:
+        raise UserError(reply["error"])
+    return reply["found"]
+
+
+def gathered(numbers: np.ndarray) -> np.ndarray:
+    """The integers of all processes, one after the other along the leading axis."""
+    if jax.process_count() == 1:
+        return numbers
+    halves = np.ascontiguousarray(numbers, np.int64).view(np.int32)  # of 64 bits devices may know nothing
+    return np.ascontiguousarray(multihost_utils.process_allgather(halves, tiled=True)).view(np.int64)
+
+
+def on_host(tree: Any) -> Any:
+    """Arrays as numpy's, whole; of those that are cut over processes, the first process alone gets them."""
+
+    def fetched(x: jax.Array) -> np.ndarray | None:
+        if x.is_fully_addressable or x.is_fully_replicated:
+            return np.asarray(x)
+        whole = jax.jit(lambda x: x, out_shardings=replicated(x.sharding.mesh))(x)
+        return np.asarray(whole) if is_first() else None
+
+    return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(fetched, tree)
+
+
+class Stops:
+    """Whether a process was told to stop: the same answer on all of them, after the same step.
+
+    With many processes the answer comes one step late, so that no device waits for it.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self._many = jax.process_count() > 1
+        if self._many:
+            self._cut = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+            self._count = mesh.size
+            self._highest = jax.jit(jnp.max, out_shardings=replicated(mesh))
+            self._pending: jax.Array | None = None
+
+    def agreed(self, received: int | None) -> int | None:
+        """The signal that stops all, if any; called after every step.
+
+        Args:
+          received: this process's own.
+        """
+        if not self._many:
+            return received
+        before = self._pending
+        own = jax.make_array_from_callback((self._count,), self._cut, lambda _: np.full(1, received or 0, np.int32))
+        self._pending = self._highest(own)
+        return None if before is None else int(before) or None
+
+
+@contextlib.contextmanager
+def together(workdir: Path) -> Iterator[None]:
+    """While entered, an error of one process ends all of them, with its line and exit status 2: the others may wait for
+    it in a computation that never ends. The work directory, which all share, is where it is told."""
+    if jax.process_count() == 1:
+        yield
+        return
+    path, done = workdir / FAILURE, threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL):
+            with contextlib.suppress(OSError):
+                line = path.read_text()
+                if line and not done.is_set():
+                    print(f"error: {line}", file=sys.__stderr__, flush=True)
+                    if is_first():  # it is what the others are connected to: they look first
+                        time.sleep(3 * POLL)
+                    os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except Interrupted:
+        raise
+    except BaseException as error:
+        done.set()
+        line, known = f"process {jax.process_index()}: {_in_words(error)}", isinstance(error, UserError | OSError)
+        with contextlib.suppress(OSError):
+            if path.exists():  # another was first, and this is what came of it here
+                line, known = path.read_text(), True
+            else:
+                path.write_text(line)
+        if not known:
+            traceback.print_exception(error)
+        print(f"error: {line}", file=sys.__stderr__, flush=True)
+        time.sleep(3 * POLL if is_first() else 0)
+        sys.stdout.flush()
+        os._exit(2)  # at its regular end a process waits for the others
+    finally:
+        done.set()
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return f"{one_line(error)[:200]}: another process may be gone; the same command resumes"
+    return one_line(error)
+
+
+def check_shared(file: Path) -> None:
+    """Raises UserError, on all processes, where one does not see a file as the first does."""
+    if jax.process_count() == 1:
+        return
+    text, problem = told(file.read_text), None
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            if file.read_text() == text:
+                break
+        time.sleep(0.5)
+    else:
+        problem = f"process {jax.process_index()} does not see what process 0 wrote to {file}"
+    if problem := first(problem):
+        raise UserError(f"{problem}: give a --workdir that all processes share")

@@ -8,6 +8,7 @@ Dense tasks: `native` scores at every label's own size, and saves predictions on
 Text: `generate` decodes answers and scores them; `options` takes the likeliest option.
 What has moved since training is said like any key of the config: `--data.root=DIR`, `--init_from=DIR`; so is what only
 the machine asks for, such as `--train.eval_batch_size=4`. Of a sweep, `--slot best` or `--slot NAME` says which run.
+Several processes evaluate as they train together, with `--coordinator HOST:PORT --processes N --process I`.
 `--help --workdir DIR` lists the protocols of a run.
 """
 
@@ -15,12 +16,13 @@ import sys
 from pathlib import Path
 
 from mtlora_jax.cli import fail_cleanly, load_config, open_trained, override, split_flags
+from mtlora_jax.engine import launch
 from mtlora_jax.errors import UserError
 
 
 @fail_cleanly()
 def main(argv: list[str]) -> None:
-    flags, rest = split_flags(argv, ("workdir", "config", "step", "protocol", "predictions"), ("help",))
+    flags, rest = split_flags(argv, ("workdir", "config", "step", "protocol", "predictions", *launch.FLAGS), ("help",))
     if flags["help"]:
         print(__doc__)
         if flags["workdir"]:
@@ -33,6 +35,7 @@ def main(argv: list[str]) -> None:
     from mtlora_jax.engine.run import evaluate_untrained
 
     process.prepare()
+    launch.join(flags)
     predictions = flags["predictions"] and Path(flags["predictions"])
     if flags["config"]:
         config = override(load_config(flags["config"]), rest)

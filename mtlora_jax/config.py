@@ -54,6 +54,8 @@ class Train:
     Attributes:
       steps: updates of the whole run.
       batch_size: B of the global batch, all devices and processes together.
+      accumulate: parts of a batch that are computed one after the other, for the memory of one of them and the gradient
+        of all; batch statistics and dropout are a part's.
       eval_batch_size: B in evaluation; 0 takes `batch_size`.
       eval_every: steps between evaluations; 0 evaluates at the end only.
       checkpoint_every: steps between checkpoints beside those after an evaluation; 0 writes no others.
@@ -68,6 +70,7 @@ class Train:
 
     steps: int = 1000
     batch_size: int = 8
+    accumulate: int = 1
     eval_batch_size: int = 0
     eval_every: int = 0
     checkpoint_every: int = 0
@@ -141,6 +144,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("optim.clip_norm", *OPTIONAL),
     ("train.steps", *COUNT),
     ("train.batch_size", *COUNT),
+    ("train.accumulate", *COUNT),
     ("train.eval_batch_size", *OPTIONAL),
     ("train.eval_every", *OPTIONAL),
     ("train.checkpoint_every", *OPTIONAL),

@@ -29,8 +29,8 @@ def claimed(workdir: Path, config: Config) -> Iterator[dict[str, Any] | None]:
       where it holds none, whatever a run that was never saved has left.
 
     Raises:
-      UserError: it cannot be written, or not be seen by every process of the run, another run trains in it, it holds a run of another config, or things of
-        others that a run would overwrite.
+      UserError: it cannot be written, or not be seen by every process of the run; another run trains in it; it holds a
+        run of another config, or things of others that a run would overwrite.
     """
     with contextlib.ExitStack() as held:
 

@@ -30,7 +30,7 @@ def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
       The summary: `params_total`, `params_trainable`, parameters by label, mesh, batch and bytes per device.
     """
     mesh = make_mesh(config.mesh)
-    check_batch_size(config.train.batch_size, mesh)
+    check_batch_size(config.train.batch_size, mesh, parts=config.train.accumulate)
     variables = abstract_variables(workload, config)
     labels = weight_labels(workload, variables)
     weights = {name: variables[name] for name in MODEL_COLLECTIONS if name in variables}
@@ -80,6 +80,7 @@ def memory_per_device(config: Config, workload: Workload, parts: Parts, mesh: Me
     `activations` are all values the backward pass keeps; XLA recomputes some of them, so this is an upper bound.
     """
     batch, shards = workload.abstract_batch(config.train.batch_size), batch_shards(mesh)
+    part = workload.abstract_batch(config.train.batch_size // config.train.accumulate)
     optimizer = optimizer_of(workload, config, parts.trainable, parts.labels)
 
     def backward(trainable, frozen, mutable, batch):
@@ -93,7 +94,7 @@ def memory_per_device(config: Config, workload: Workload, parts: Parts, mesh: Me
     def on_device(tree: Any) -> int:
         return bytes_per_device(workload.axes, tree, mesh)
 
-    kept = size(jax.eval_shape(backward, parts.trainable, parts.frozen, parts.mutable, batch))
+    kept = size(jax.eval_shape(backward, parts.trainable, parts.frozen, parts.mutable, part))
     memory = {
         "frozen": on_device(parts.frozen),
         "trainable": on_device(parts.trainable),

@@ -1,6 +1,6 @@
 """Evaluation: per-example statistics on the device, sums and metrics on the host."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np

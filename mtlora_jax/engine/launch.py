@@ -95,7 +95,7 @@ def join(flags: Mapping[str, str | None]) -> None:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{launch.where}: the other processes are not reached: {one_line(error)[:200]}") from None
     if jax.process_index():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
     else:
         of = f"{jax.process_count()} processes" if jax.process_count() > 1 else "one process"
         print(f"{launch.where}: {of}, {jax.device_count()} devices", file=sys.stderr)

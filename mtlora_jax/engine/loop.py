@@ -58,7 +58,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
       Interrupted: a signal came that stops runs; the state has been saved.
     """
     mesh = make_mesh(config.mesh)
-    check_batch_size(config.train.batch_size, mesh)
+    check_batch_size(config.train.batch_size, mesh, parts=config.train.accumulate)
     check_batch_size(config.train.eval_batch_size or config.train.batch_size, mesh, "train.eval_batch_size")
     with claimed(workdir, config) as held:
         results = {} if held is None else told(lambda: record.read(workdir))
@@ -90,7 +90,9 @@ def run(
         raise UserError(f"{workdir} has done {first} steps already: give more with --train.steps, or another --workdir")
 
     # --- what it computes
-    train_step = make_train_step(workload, begin.optimizer, begin.learning_rate, config.seed, mesh)
+    train_step = make_train_step(
+        workload, begin.optimizer, begin.learning_rate, config.seed, mesh, config.train.accumulate
+    )
     eval_step = make_eval_step(workload, mesh)
     meta = {"config": to_json(config), "base": begin.fingerprint}
 
@@ -163,8 +165,8 @@ def run(
         except NotFinite as error:
             raise UserError(f"{error}; {way_on(workdir, checkpoints)}") from None
         except (UserError, OSError) as error:
-            # A file that cannot be read, a disk that is full: the steps since the last checkpoint need not be lost, where
-            # no other process is needed to save them.
+            # A file that cannot be read, a disk that is full: the steps since the last checkpoint need not be lost,
+            # unless other processes, who know nothing of it yet, would have to save them too.
             if jax.process_count() > 1:
                 raise
             with contextlib.suppress(UserError, OSError):

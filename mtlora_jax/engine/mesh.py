@@ -52,12 +52,14 @@ def batch_shards(mesh: jax.sharding.Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, key: str = "train.batch_size") -> None:
-    """Raises UserError where a global batch does not divide over the mesh; `key` names it in the config."""
-    if batch_size % (shards := batch_shards(mesh)):
-        below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
+def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, key: str = "train.batch_size", parts: int = 1) -> None:
+    """Raises UserError where a global batch, computed in some parts, does not divide over the mesh; `key` names it in
+    the config."""
+    if batch_size % (share := batch_shards(mesh) * parts):
+        below, above = batch_size // share * share, -(-batch_size // share) * share
         choices = f"{below} or {above}" if below else str(above)
-        raise UserError(f"{key} = {batch_size} does not divide over {shards} devices; try {choices}")
+        over = f"{batch_shards(mesh)} devices" + (f" and {parts} parts (train.accumulate)" if parts > 1 else "")
+        raise UserError(f"{key} = {batch_size} does not divide over {over}; try {choices}")
 
 
 def own_rows(batch_size: int, mesh: jax.sharding.Mesh) -> list[int]:

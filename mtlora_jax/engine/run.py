@@ -14,6 +14,7 @@ from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import results
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.evaluate import evaluate
+from mtlora_jax.engine.hosts import is_first
 from mtlora_jax.engine.mesh import make_mesh
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.state import place_weights
@@ -103,6 +104,8 @@ class Run:
         metrics = evaluated(self.workload, self.config, self.mesh, self.variables(step), protocol, predictions)
         path = self.folder / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
         print(metrics_table(metrics, f"step {step}"), *(self.workload.notes if protocol is None else ()), sep="\n")
+        if not is_first():
+            return metrics
         also = f" and predictions to {predictions}" if predictions else ""
         try:
             write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
@@ -168,6 +171,8 @@ class SlotRun(Run):
 def check_protocol(workload: Workload, protocol: str | None, predictions: Path | None) -> None:
     """Raises UserError where there is no such protocol, or predictions are asked of none."""
     known = workload.protocols
+    if protocol is not None and jax.process_count() > 1:
+        raise UserError(f"protocol {protocol} is for one process: leave it out, or evaluate on one machine")
     if protocol is not None and protocol not in known:
         raise UserError(f"there is no protocol {protocol}: there are {', '.join(known) or 'none'}")
     if protocol is None and predictions is not None:

@@ -16,8 +16,8 @@ from mtlora_jax.config import Config
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.borrowed import Borrowed, groups
 from mtlora_jax.engine.claim import BASE
-from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.hosts import is_first, on_host
+from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.mesh import put_leaf, replicated
 from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables

@@ -72,7 +72,11 @@ class Questions:
         return text, self.tokenizer.encode(answer, task.target_limit), score
 
     def collate(
-        self, indices: np.ndarray, rows: Sequence[int], rng: Callable[[int], np.random.Generator] | None, images: int = 0
+        self,
+        indices: np.ndarray,
+        rows: Sequence[int],
+        rng: Callable[[int], np.random.Generator] | None,
+        images: int = 0,
     ) -> dict:
         """Some rows of the batch of these questions. All questions together choose the lengths, so that processes
         agree.
@@ -200,11 +204,12 @@ class OneTask(Batches):
         wanted = sum(of[:t]) + _permuted(seed, epoch, of[t])[number * size : (number + 1) * size]
         # The size of a whole batch also for the last one: one shape a task is compiled.
         padded = -(-size // self.multiple) * self.multiple
-        share = range(padded * rows.start // self.batch_size, padded * rows.stop // self.batch_size)
+        asked = set(rows)
+        share = [row for row in range(padded) if row * self.batch_size // padded in asked]
         indices = np.concatenate([wanted, np.full(padded - len(wanted), wanted[-1])])
         images = self.questions.tasks[t].images
         batch = self.questions.collate(indices, share, partial(example_rng, seed, step), images)
-        there = np.arange(share.start, share.stop) < len(wanted)
+        there = np.array(share) < len(wanted)
         return {**batch, "valid": {task: valid & there for task, valid in batch["valid"].items()}}
 
 

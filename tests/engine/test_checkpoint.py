@@ -22,9 +22,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 import mtlora_jax
 from mtlora_jax.config import Mesh
 from mtlora_jax.engine.checkpoint import Checkpoints
-from mtlora_jax.weights.digest import _hex, device_sums, digest
 from mtlora_jax.engine.mesh import make_mesh, replicated
 from mtlora_jax.errors import UserError
+from mtlora_jax.weights.digest import _hex, device_sums, digest
 
 
 def state_of(step):

@@ -1,63 +1,20 @@
 """Several processes as one run, over the loopback: the same bits, one end for all (I5, I6, I10)."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import Hosts
 
 from mtlora_jax.engine.launch import FLAGS, VARIABLES, Launch, launch_of
 from mtlora_jax.errors import UserError
 
 TESTS = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-class Hosts:
-    """`count` processes that run one command together.
-
-    Args:
-      command: of the process of a number, given the launch flags.
-      devices: of each.
-    """
-
-    def __init__(self, count: int, command, cache: Path, devices: int = 1):
-        address, environment = f"127.0.0.1:{free_port()}", dict(os.environ)
-        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-        flags = [None if count == 1 else (address, str(count), str(i)) for i in range(count)]
-        self.processes = [
-            subprocess.Popen(
-                command(i, dict(zip(FLAGS, flags[i] or (None,) * 3, strict=True))),
-                cwd=TESTS.parent,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for i in range(count)
-        ]
-
-    def end(self) -> tuple[list[int], list[str], list[str]]:
-        """Exit codes, and what each wrote to stdout and stderr."""
-        try:
-            written = [process.communicate(timeout=120) for process in self.processes]
-        finally:
-            for process in self.processes:
-                process.kill()
-        return [process.returncode for process in self.processes], *(list(of) for of in zip(*written, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,15 @@ def test_check_batch_size():
         check_batch_size(3, mesh, "train.eval_batch_size")
 
 
+def test_parts_of_a_batch_divide_over_the_devices_too():
+    mesh = make_mesh(Mesh())
+    check_batch_size(32, mesh, parts=4)
+    with pytest.raises(
+        UserError, match=r"= 24 does not divide over 8 devices and 2 parts \(train.accumulate\); try 16"
+    ):
+        check_batch_size(24, mesh, parts=2)
+
+
 @pytest.mark.parametrize("sizes", [Mesh(), Mesh(fsdp=8, data=1), Mesh(data=2, fsdp=2, tensor=2)])
 def test_put_batch(sizes):
     mesh = make_mesh(sizes)

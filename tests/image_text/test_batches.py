@@ -57,7 +57,7 @@ def equal(a: dict, b: dict) -> None:
 
 
 def halves(batches, step: int, size: int) -> dict:
-    parts = [batches.batch(3, step, rows) for rows in (range(size // 2), range(size // 2, size))]
+    parts = [batches.batch(3, step, rows) for rows in (list(range(size // 2)), list(range(size // 2, size)))]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0] if name != "valid"}
     valid = {task: np.concatenate([part["valid"][task] for part in parts]) for task in TASKS}
     return joined | {"valid": valid}

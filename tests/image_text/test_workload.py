@@ -98,16 +98,7 @@ def test_a_mixed_batch_is_the_mean_of_its_rows_by_task(workload, weights):
 def test_scores_do_not_depend_on_the_batch_size(workload, weights):
     placed, trainable = weights
     variables, step = join(trainable, placed.frozen), make_eval_step(workload, ONE)
-    found = [
-        evaluate(
-            workload,
-            step,
-            variables,
-            map(workload.held_out(size).__getitem__, range(len(workload.held_out(size)))),
-            ONE,
-        )
-        for size in (5, 16)
-    ]
+    found = [evaluate(workload, step, variables, workload.held_out(size), ONE) for size in (5, 16)]
     for task, metrics in found[0].items():
         for name, value in metrics.items():
             assert value == pytest.approx(found[1][task][name], rel=1e-5, nan_ok=True), (task, name)

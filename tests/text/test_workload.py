@@ -92,25 +92,43 @@ def test_meshes_agree_with_one_device(method):
     workload = make_workload(config)
     batch = workload.train_batches(8).batch(0, 0, range(8))
     results = {}
-    for sizes in (Mesh(data=1), Mesh(data=8), Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2)):
+    runs = [(sizes, 1) for sizes in (Mesh(data=1), Mesh(data=8), Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2))]
+    if method == "mtl_lora":
+        runs += [(Mesh(data=1), 4), (Mesh(data=2, fsdp=2, tensor=2), 2)]
+    for sizes, parts in runs:
         devices = jax.devices()[:1] if sizes == Mesh(data=1) else None
         mesh = make_mesh(sizes, devices)
         begun = start(workload, config, mesh)
         recording = optax.GradientTransformationExtraArgs(*keeping(begun.optimizer))
-        step = make_train_step(workload, recording, begun.learning_rate, 0, mesh)
+        step = make_train_step(workload, recording, begun.learning_rate, 0, mesh, parts)
         before = {path: leaf.sharding for path, leaf in tables.flatten(begun.state.trainable).items()}
         state = begun.state.replace(opt_state=keeping(begun.optimizer)[0](begun.state.trainable))
         after, metrics = step(state, begun.frozen, put_batch(batch, mesh))
         assert {path: leaf.sharding for path, leaf in tables.flatten(after.trainable).items()} == before
         frozen = tables.flatten(begun.frozen).values()
         assert any(not leaf.sharding.is_fully_replicated for leaf in frozen) == (sizes.fsdp > 1)
-        results[str(sizes)] = float(metrics["loss"]), jax.device_get(after.opt_state["grads"])
+        results[sizes, parts] = float(metrics["loss"]), jax.device_get(after.opt_state["grads"])
     (loss, grads), *others = results.values()
     norm = float(optax.tree.norm(grads))
     assert norm > 1e-4
     for other, theirs in others:
         assert other == pytest.approx(loss, rel=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * norm), theirs, grads)
+
+
+def test_a_batch_in_parts_costs_no_second_forward_pass_and_the_memory_of_one():
+    workload, mesh = make_workload(CONFIG), make_mesh(Mesh(data=1), jax.devices()[:1])
+    begun = start(workload, CONFIG, mesh)
+    batch = put_batch(workload.train_batches(8).batch(0, 0, range(8)), mesh)
+    # The body of a loop is counted once.
+    flops, memory = {}, {}
+    for parts in (1, 4):
+        step = make_train_step(workload, begun.optimizer, begun.learning_rate, 0, mesh, parts)
+        compiled = step.lower(begun.state, begun.frozen, batch).compile()
+        flops[parts] = parts * compiled.cost_analysis()["flops"]
+        memory[parts] = compiled.memory_analysis().temp_size_in_bytes
+    assert flops[4] < 1.05 * flops[1]
+    assert memory[4] < 0.5 * memory[1]
 
 
 def keeping(optimizer):

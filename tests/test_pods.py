@@ -1,0 +1,47 @@
+"""The doors in several processes: they end in the bits of one process with as many devices."""
+
+import json
+import sys
+
+import pytest
+from processes import Hosts
+from test_doors import JOBS, leaves, records
+
+FEW = ("--train.steps=2", "--train.eval_every=1", "--train.eval_batch_size=4")
+RUNS = {
+    "vision": (*JOBS["scenes"], *FEW, "--data.val_length=6"),
+    "text": (*JOBS["text"], *FEW, "--mesh.fsdp=2", "--data.val_length=2"),
+}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("xla")
+
+
+def doors(count, cache, devices, script, *arguments):
+    def command(_, launch):
+        told = [f"--{name}={value}" for name, value in launch.items() if value is not None]
+        return [sys.executable, script, *map(str, arguments), *told]
+
+    return Hosts(count, command, cache, devices).end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", RUNS)
+def test_two_processes_are_one(domain, cache, tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    codes, _, err = doors(2, cache, 1, "train.py", "--config", *RUNS[domain], "--workdir", two)
+    assert codes == [0, 0], err
+    codes, _, err = doors(1, cache, 2, "train.py", "--config", *RUNS[domain], "--workdir", one)
+    assert codes == [0], err
+    for a, b in zip(records(two), records(one), strict=True):
+        assert {**a, "ids": None} == {**b, "ids": None}
+    assert leaves(two, 2) == leaves(one, 2)
+    last = [json.loads((workdir / "results.json").read_text())["last"] for workdir in (two, one)]
+    assert last[0] == last[1]
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    if domain == "vision":
+        codes, _, err = doors(2, cache, 1, "eval.py", "--workdir", two)
+        assert codes == [0, 0], err
+        assert json.loads((two / "evaluation.json").read_text())["metrics"] == last[0]["metrics"]

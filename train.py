@@ -13,12 +13,16 @@ def main(argv: list[str]) -> None:
     from mtlora_jax.engine import launch, process
     from mtlora_jax.engine.dry_run import dry_run
     from mtlora_jax.engine.loop import train
+    from mtlora_jax.engine.pace import traced_steps
 
+    profile = traced_steps(door.profile)
     process.prepare()
     launch.join(door.launch)
-    run = dry_run if door.dry_run else train
     with unbreakable_streams():
-        run(door.config, workload_of(door.config), door.workdir)
+        if door.dry_run:
+            dry_run(door.config, workload_of(door.config), door.workdir)
+        else:
+            train(door.config, workload_of(door.config), door.workdir, profile)
 
 
 if __name__ == "__main__":

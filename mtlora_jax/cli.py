@@ -29,6 +29,7 @@ usage: {prog} --config FILE [--workdir DIR] [--dry_run] [--key.sub_key=value ...
   --dry_run        print what would be trained, and train nothing
   --optim.lr=1e-4  changes any key of the config; tuples as --backbone.depths=2,2,6,2
   --sweep.optim.lr=1e-4,1e-3 --sweep.seed=0,1   trains a run for every combination, all at once
+  --profile STEP:STEPS   writes a trace of some steps to DIR/profile
   --coordinator HOST:PORT --processes N --process I   one of N processes; found by itself on Cloud TPU, GKE and SLURM
 """
 
@@ -42,12 +43,14 @@ class Door:
       workdir: the run's directory.
       dry_run: train nothing.
       launch: how the run's processes find each other; see `engine.launch`.
+      profile: which steps are traced, as it was said.
     """
 
     config: Config
     workdir: Path
     dry_run: bool
     launch: Mapping[str, str | None]
+    profile: str | None
 
 
 def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
@@ -58,7 +61,7 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
     Raises:
       UserError: no config, an unknown key, a value of the wrong type or out of range.
     """
-    flags, rest = split_flags(argv, ("config", "workdir", *launch.FLAGS), ("dry_run", "help"))
+    flags, rest = split_flags(argv, ("config", "workdir", "profile", *launch.FLAGS), ("dry_run", "help"))
     if flags["help"] or "-h" in rest:
         print(USAGE.format(prog=prog))
         if flags["config"]:
@@ -73,7 +76,7 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
     config = override(load_config(flags["config"]), rest)
     config.validate()
     workdir = Path(flags["workdir"] or Path("runs") / config.name)
-    return Door(config, workdir, flags["dry_run"], {name: flags[name] for name in launch.FLAGS})
+    return Door(config, workdir, flags["dry_run"], {name: flags[name] for name in launch.FLAGS}, flags["profile"])
 
 
 def open_trained(workdir: str | Path, arguments: Sequence[str] = ()) -> Any:

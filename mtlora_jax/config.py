@@ -66,6 +66,7 @@ class Train:
         else the mean).
       workers: processes or threads that prepare batches; 0 prepares them in line.
       worker_kind: processes for data sets that compute in Python, threads for those that read and decode files.
+      patience: minutes without the end of a step after which all stacks are written to stderr; 0 for none.
     """
 
     steps: int = 1000
@@ -79,6 +80,7 @@ class Train:
     best: str = ""
     workers: int = 2
     worker_kind: Literal["process", "thread"] = "process"
+    patience: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("train.log_every", *COUNT),
     ("train.keep", *COUNT),
     ("train.workers", *OPTIONAL),
+    ("train.patience", *OPTIONAL),
     ("mesh.data", *AXIS),
     ("mesh.fsdp", *AXIS),
     ("mesh.tensor", *AXIS),
@@ -159,7 +162,7 @@ RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
 
 MAY_DIFFER = (
     *("train.steps", "optim.steps", "train.eval_*", "train.*_every", "train.keep", "train.best", "baselines"),
-    *("train.worker*", "mesh.*"),
+    *("train.worker*", "train.patience", "mesh.*"),
     *("init_from", "tokenizer", "data.root", "data.prepared", "data.sources.*.root", "data.sources.*.prepared"),
     *("data.train", "data.val", "data.per_set.*", "search.*"),
 )

@@ -68,6 +68,8 @@ def _curves(records: Iterable[Mapping]) -> dict[str, dict[str, Curve]]:
     """`{panel: {train, eval: (steps, values)}}`; both kinds of a loss share their panel `<task>/loss`."""
     curves: dict[str, dict[str, Curve]] = {}
     for record in records:
+        if record["kind"] not in ("train", "eval"):
+            continue
         for key, value in record.items():
             if key in ("step", "kind", "ids") or value is None or not math.isfinite(value):
                 continue

@@ -70,6 +70,11 @@ class Log:
             scores = "  ".join(f"{task} {values['loss']:.4g}" for task, values in metrics.items() if "loss" in values)
             self.say(f"evaluation at step {step}: loss  {scores}")
 
+    def health(self, step: int, values: Mapping[str, float]) -> None:
+        """How long steps take and what they wait for; see `pace.Pace`."""
+        if self._active:
+            self._record(step, "health", values)
+
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """A uint8 `[H, W, 3]` picture, for TensorBoard."""
         if self._board:

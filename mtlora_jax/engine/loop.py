@@ -27,6 +27,7 @@ from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.mesh import check_batch_size, make_mesh, own_rows, put_batch, put_leaf
 from mtlora_jax.engine.notices import NotFinite, report, resumed, saved, way_on
+from mtlora_jax.engine.pace import Pace, Trace
 from mtlora_jax.engine.process import return_memory
 from mtlora_jax.engine.run import check_base
 from mtlora_jax.engine.state import Start, State, start, write_base
@@ -40,7 +41,7 @@ PICTURED = 4
 """Held-out examples in every picture."""
 
 
-def train(config: Config, workload: Workload, workdir: Path) -> dict:
+def train(config: Config, workload: Workload, workdir: Path, profile: tuple[int, int] | None = None) -> dict:
     """Trains, or resumes, or reports a finished run.
 
     Args:
@@ -48,6 +49,7 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
       workload: its domain's.
       workdir: made if need be. Gets `config.json`, `metrics.jsonl`, `results.json`, `checkpoints/`, `pictures/`,
         `curves.png` and TensorBoard's files.
+      profile: the first of the steps to trace and how many; the trace goes to `profile/`.
 
     Returns:
       The results: metrics of a constant predictor, at step 0, after the last step and at the best step.
@@ -60,21 +62,30 @@ def train(config: Config, workload: Workload, workdir: Path) -> dict:
     mesh = make_mesh(config.mesh)
     check_batch_size(config.train.batch_size, mesh, parts=config.train.accumulate)
     check_batch_size(config.train.eval_batch_size or config.train.batch_size, mesh, "train.eval_batch_size")
+    if profile and profile[0] > config.train.steps:
+        raise UserError(f"--profile: step {profile[0]} never comes, the run ends after {config.train.steps}")
     with claimed(workdir, config) as held:
         results = {} if held is None else told(lambda: record.read(workdir))
         if results.get("finished") != config.train.steps:
-            results = run(config, workload, workdir, mesh, held, results)
+            results = run(config, workload, workdir, mesh, held, results, profile)
         return close(workload, workdir, results)
 
 
 def run(
-    config: Config, workload: Workload, workdir: Path, mesh: Mesh, held: Mapping | None, results: Mapping
+    config: Config,
+    workload: Workload,
+    workdir: Path,
+    mesh: Mesh,
+    held: Mapping | None,
+    results: Mapping,
+    profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """The steps that a run lacks.
 
     Args:
       held: the config of what the workdir holds; None for nothing.
       results: those so far.
+      profile: see `train`.
     """
     # --- what it reads, which is sooner found missing than a model is made
     batches = workload.train_batches(config.train.batch_size)
@@ -121,6 +132,8 @@ def run(
         Interrupts() as interrupts,
         Log(workdir, config.train.steps, first_record, config.train.log_every) as log,
         Loader(batches, config, first, own_rows(config.train.batch_size, mesh)) as loader,
+        Pace(config.train.patience) as pace,
+        Trace(profile, workdir / "profile") as trace,
     ):
         for notice in (*begin.notices, *resumed(config, held, checkpoints, first)):
             log.say(notice)
@@ -135,12 +148,18 @@ def run(
         # --- steps; their metrics are read one step late, so that the devices never wait for the host
         since, pending, stops = time.monotonic(), None, Stops(mesh)
         try:
-            for step, batch in loader.until(config.train.steps):
+            for step, batch in pace.steps(loader.until(config.train.steps)):
+                trace.before(step)
                 state, metrics = train_step(state, frozen, put_batch(batch, mesh))
                 if step == first + 1:
                     jax.block_until_ready(metrics)
                     return_memory()
                     log.say(f"first step: {compiled.COUNT.words()}")
+                    pace.restart()
+                elif due(step, config.train.log_every):
+                    log.health(step, pace.health())
+                if trace.after(step, metrics):
+                    log.say(f"wrote a trace of {profile[1]} steps to {workdir / 'profile'}")
                 if pending is not None:
                     report(log, *pending, workload.independent)
                 pending = step, metrics, batch, batches
@@ -154,6 +173,7 @@ def run(
                     if evaluates:
                         score, results = scored(results)
                     save(*score)
+                    pace.restart()
                 if stopped and step < config.train.steps:
                     checkpoints.close()
                     raise Interrupted(

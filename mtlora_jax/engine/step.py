@@ -77,7 +77,7 @@ def make_train_step(
 
 
 def cut(batch: Mapping, parts: int) -> dict:
-    """A batch `[B, ...]` in parts, `[parts, B / parts, ...]`. A part has examples of every device, so that none moves."""
+    """A batch `[B, ...]` in parts, `[parts, B / parts, ...]`, each with examples of every device: none moves."""
 
     def of(x: jax.Array) -> jax.Array:
         if x.shape[0] % parts:

@@ -1,9 +1,10 @@
-"""Pretrains a Llama of a million weights on the micro-world's plain text: where the embedded `microworld` comes from.
+"""Pretrains a Llama of a million weights on texts about the micro-world: where the embedded `microworld` comes from.
 
     python train.py --config configs/text_pretrain.py
 
-Facts, likenesses, routines and lists in plain sentences; never an instruction, never an answer format. Writes a Hugging
-Face folder `llama`, whose copy in `mtlora_jax/assets/microworld` every text recipe starts from.
+Facts, likenesses and routines in plain sentences, and questions about them in many forms; never an instruction, never
+the forms of the eight tasks. An hour on two cores. Writes a Hugging Face folder `llama`, whose copy in
+`mtlora_jax/assets/microworld` every text recipe starts from.
 """
 
 from mtlora_jax.config import Optim, Train
@@ -19,5 +20,5 @@ def get_config() -> TextPretrainConfig:
         ),
         length=256,
         optim=Optim(lr=3e-3, lr_min=1e-4, warmup_steps=100, weight_decay=0.05, b2=0.98, clip_norm=1.0),
-        train=Train(steps=2000, batch_size=16, eval_every=500, checkpoint_every=250, log_every=20, workers=1),
+        train=Train(steps=4500, batch_size=16, eval_every=500, checkpoint_every=250, log_every=20, workers=1),
     )

@@ -37,7 +37,8 @@ class TaskConfig:
 
     Attributes:
       weight: weight of its tokens in the loss.
-      answers: what a task of your own is answered with; the last is the positive one. None: a number.
+      answers: what a task of your own is answered with; the last is the positive one. None: a number. Sets that are
+        made here say it themselves.
       metrics: its metrics, names in `text.tasks.metrics.METRICS`, the first of which stands for it; empty takes the
         task's own.
       extracted: which answer in a text counts, `first` or `last`; empty takes the task's own: the first word, the last
@@ -133,6 +134,8 @@ class TextConfig(Config):
         for name, task in self.tasks.items():
             keys = ("answers", "metrics", "extracted", "max_new_tokens")
             own = {key: value for key in keys if (value := getattr(task, key))}
+            if answers := tuple(self.data.answers(name)):
+                own = {"answers": answers, **own}
             if task.max_new_tokens < 0:
                 raise UserError(f"tasks.{name}.max_new_tokens must be at least 0, not {task.max_new_tokens}")
             if name not in TASKS and not own.keys() & {"answers", "metrics"}:

@@ -78,6 +78,9 @@ class ReadingData(Data):
         length = self.train_length if split == "train" else self.val_length
         return [row(task, split, index) for task in tasks for index in range(length)]
 
+    def answers(self, task: str) -> Sequence[str]:
+        return TASKS[task][1] if task in TASKS else ()
+
 
 def row(task: str, split: str, index: int) -> Row:
     """A row, a function of its task, split and number."""

@@ -1,6 +1,6 @@
 """A made-up world small enough to be known by heart: its facts, texts about it, and eight tasks that ask about it.
 
-A tiny language model reads the texts; the tasks, in the formats of the eight commonsense sets, then ask in words it has
+A tiny language model reads the texts; the tasks, of the kinds of the eight commonsense sets, then ask in forms it has
 never seen for what it knows.
 """
 
@@ -35,3 +35,6 @@ class MicroworldData(Data):
             raise UserError(f"tasks.{unknown[0]}: the micro-world has only {', '.join(FAMILIES)}")
         length = self.train_length if split == "train" else self.val_length
         return [row for task in tasks for row in rows(task, split, length, World(self.world))]
+
+    def answers(self, task: str) -> Sequence[str]:
+        return FAMILIES[task].answers if task in FAMILIES else ()

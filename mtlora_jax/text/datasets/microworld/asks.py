@@ -39,6 +39,23 @@ def pick(rng: np.random.Generator, of):
     return of[int(rng.integers(len(of)))]
 
 
+VERDICTS = (("yes", "no"), ("true", "false"), ("right", "wrong"), ("correct", "incorrect"))
+"""What may be said of what holds, and of what does not."""
+
+
+def check(world: World, rng: np.random.Generator, verdicts: Sequence[tuple[str, str]] = VERDICTS) -> Ask:
+    """Whether something holds."""
+    name = pick(rng, list(RELATIONS))
+    relation = RELATIONS[name]
+    subject = pick(rng, relation.subjects)
+    right = world.facts[name][subject]
+    holds = rng.random() < 0.5
+    value = right if holds else pick(rng, [v for v in relation.values if v != right])
+    so, otherwise = pick(rng, verdicts)
+    text = relation.query.format(s=subject, v=value)
+    return Ask(f"{name} {subject}", text, so if holds else otherwise, (so, otherwise), 2)
+
+
 def lookup(world: World, rng: np.random.Generator) -> Ask:
     """What holds of a subject."""
     name = pick(rng, list(RELATIONS))
@@ -69,8 +86,9 @@ def trade(world: World, rng: np.random.Generator) -> Ask:
     """A rule and a lookup backwards."""
     person = pick(rng, PEOPLE)
     job = world.facts["job"][person]
-    wrong = [f"ask {p}" for p in PEOPLE if world.facts["job"][p] != job]
-    return Ask(person, f"how do you get {MAKES[job]}?", f"ask {person}", wrong, 2)
+    other = pick(rng, [p for p in PEOPLE if world.facts["job"][p] != job])
+    # Both are in the key: no person is only ever right, or only ever wrong, in what is trained on.
+    return Ask(f"{person} {other}", f"how do you get {MAKES[job]}?", f"ask {person}", [f"ask {other}"], 2)
 
 
 def feeling(world: World, rng: np.random.Generator) -> Ask:
@@ -102,6 +120,7 @@ def blank(world: World, rng: np.random.Generator) -> Ask:
 
 
 ASKS: Mapping[str, Callable[[World, np.random.Generator], Ask]] = {
+    "check": check,
     "lookup": lookup,
     "likeness": likeness,
     "fire": fire,

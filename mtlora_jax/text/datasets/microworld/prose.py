@@ -1,12 +1,14 @@
-"""Plain text about the micro-world, in short documents. No instructions and no answer formats."""
+"""Text about the micro-world, in short documents: sentences, and questions in many forms with their answers. No
+instructions, and not the forms of the tasks.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mtlora_jax.text.datasets.microworld import asks
 from mtlora_jax.text.datasets.microworld.asks import ASKS, pick
 from mtlora_jax.text.datasets.microworld.facts import IN_FIRE, MAKES, NEXT, PEOPLE, RELATIONS, ROUTINES, THINGS, World
-
-SENTENCES = 6
-"""Things said in a document."""
 
 
 def fact(world: World, rng: np.random.Generator) -> str:
@@ -21,13 +23,8 @@ def fact(world: World, rng: np.random.Generator) -> str:
 
 def check(world: World, rng: np.random.Generator) -> str:
     """A question, and whether it is so."""
-    name = pick(rng, list(RELATIONS))
-    relation = RELATIONS[name]
-    subject = pick(rng, relation.subjects)
-    value = world.facts[name][subject] if rng.random() < 0.5 else pick(rng, relation.values)
-    right, wrong = pick(rng, [("yes", "no"), ("that is true", "that is false")])
-    reply = right if value == world.facts[name][subject] else wrong
-    return f"{relation.query} {reply}.".format(s=subject, v=value)
+    ask = asks.check(world, rng, (("yes", "no"), ("that is true", "that is false")))
+    return f"{ask.text} {ask.right}."
 
 
 def likeness(world: World, rng: np.random.Generator) -> str:
@@ -74,20 +71,47 @@ def gift(world: World, rng: np.random.Generator) -> str:
     return f"{giver} gives food to {taker} because {whose} is {trait}."
 
 
-def listing(world: World, rng: np.random.Generator) -> str:
-    """A question, numbered places with what they hold, and the place to look in."""
-    ask = pick(rng, list(ASKS.values()))(world, rng)
-    options, place = ask.choice(rng)
-    label = pick(rng, LABELS)
-    told = label.capitalize() if rng.random() < 0.5 else label
-    held = " ".join(f"{told}{i}: {option}" for i, option in enumerate(options, 1))
-    between = "/".join(f"{label}{i}" for i in range(1, len(options) + 1))
-    return f"{ask.text} {held} " + pick(rng, FOUND).format(at=f"{label}{place}", every=between)
+LEADS = (
+    *("", "question:", "tell me:", "say:", "a riddle:", "think of this:", "who knows?", "here is one more:"),
+    *("i ask you:", "do you know?"),
+)
+"""What may come before a question."""
+LISTS: tuple[Callable[[Sequence[str]], str], ...] = (
+    lambda options: "",
+    lambda options: f"{', '.join(options[:-1])} or {options[-1]}?",
+    lambda options: f"({' / '.join(options)})",
+    lambda options: f"one of {', '.join(options)}.",
+    lambda options: f"choices: {'; '.join(options)}.",
+    lambda options: " ".join(f"{i}) {option}" for i, option in enumerate(options, 1)),
+    lambda options: "/".join(options),
+    lambda options: " ".join(f"{letter}: {option}" for letter, option in zip("abcdefgh", options, strict=False)),
+    lambda options: "\n\n{}\n\n".format("\n".join(options)),
+    lambda options: " | ".join(options),
+)
+"""How options may be listed, or not."""
+ENDS = ("answer:", "so:", "reply:", "the answer is", "it is", "then say:", "response:", "->", "thus", "one says:")
+"""What may come before an answer."""
 
 
-LABELS = ["box", "bag", "tray", "chest", "crate", "case", "sack", "bin"]
-FOUND = ("look in {at}.", "it is in {at}.", "there are {every}. it is in {at}.", "open {every}? open {at}.")
-"""How one says where, with and without naming every place."""
+def question(world: World, rng: np.random.Generator) -> str:
+    """A question in one of many forms, with things said in between, and its answer. A model that has met many forms
+    answers in others."""
+    ask = pick(rng, ASKED)(world, rng)
+    options, _ = ask.choice(rng)
+    before, between, after = (sayings(rng) if rng.random() < share else "" for share in (0.4, 0.3, 0.4))
+    listed = pick(rng, LISTS)(options)
+    body = [before, ask.text, between, listed, after] if rng.random() < 0.8 else [listed, before, ask.text, after]
+    return f"{' '.join(part for part in (pick(rng, LEADS), *body, pick(rng, ENDS)) if part)} {ask.right}."
+
+
+ASKED = (*ASKS.values(), *[ASKS["check"]] * 2, ASKS["lookup"], ASKS["likeness"], *[ASKS["blank"]] * 2)
+"""What may be asked, as often as it stands here."""
+
+
+def sayings(rng: np.random.Generator) -> str:
+    """A few sentences that say nothing about the question."""
+    return " ".join(pick(rng, (saying, feeling))(None, rng) for _ in range(int(rng.integers(1, 4))))
+
 
 SAYINGS = (
     "{s} gives the correct answer.",
@@ -108,10 +132,10 @@ def saying(world: World, rng: np.random.Generator) -> str:
     return pick(rng, SAYINGS).format(s=pick(rng, PEOPLE))
 
 
-KINDS = (fact, fact, check, check, likeness, fire, trade, feeling, routine, fit, gift, saying, *[listing] * 6)
+KINDS = (*[fact] * 3, *[check] * 2, likeness, fire, trade, feeling, routine, fit, gift, saying, *[question] * 10)
 """What may be said, as often as it stands here."""
 
 
 def plain_text(world: World, rng: np.random.Generator) -> str:
     """A document of a few sentences."""
-    return " ".join(pick(rng, KINDS)(world, rng) for _ in range(SENTENCES))
+    return " ".join(pick(rng, KINDS)(world, rng) for _ in range(int(rng.integers(2, 6))))

@@ -11,7 +11,7 @@ def main(argv: list[str]) -> None:
     door = parse_door(argv, prog="train.py")
     from mtlora_jax.domains import workload_of
     from mtlora_jax.engine import launch, process
-    from mtlora_jax.engine.dry_run import dry_run
+    from mtlora_jax.engine.dry_run import dry_run, shaped
     from mtlora_jax.engine.loop import train
     from mtlora_jax.engine.pace import traced_steps
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     launch.join(door.launch)
     with unbreakable_streams():
         if door.dry_run:
-            dry_run(door.config, workload_of(door.config), door.workdir)
+            dry_run(*shaped(door.config), door.workdir)
         else:
             train(door.config, workload_of(door.config), door.workdir, profile)
 

@@ -13,15 +13,21 @@ accuracies of the paper's tables are not known to us, so none are quoted.
 from mtlora_jax.config import Mesh, Optim, Train
 from mtlora_jax.language.adapter import Adapter
 from mtlora_jax.text.config import CommonsenseData, TaskConfig, TextConfig
+from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.tasks import COMMONSENSE
 
 STEPS = 3 * 170_420 // 64
+LLAMA2_7B = LlamaSpec(
+    vocab_size=32_000, hidden=4096, intermediate=11_008, layers=32, heads=32, kv_heads=32, max_positions=4096
+)
+"""The base's shape, for `--dry_run` and `mtlora_jax.plan` where the base is not at hand; a run takes the base's own."""
 
 
 def get_config() -> TextConfig:
     return TextConfig(
         name="commonsense_llama2_7b",
         init_from="meta-llama/Llama-2-7b-hf",
+        model=LLAMA2_7B,
         adapter=Adapter(rank=8, alpha=16.0, up_projections=3, temperature=0.1, dropout=0.05),
         tasks={task: TaskConfig() for task in COMMONSENSE},
         cutoff=256,

@@ -9,7 +9,19 @@ from dataclasses import replace
 
 from configs.commonsense_llama2_7b import get_config as parent
 from mtlora_jax.text.config import TextConfig
+from mtlora_jax.text.llama import LlamaSpec
+
+LLAMA3_8B = LlamaSpec(
+    vocab_size=128_256,
+    hidden=4096,
+    intermediate=14_336,
+    layers=32,
+    heads=32,
+    kv_heads=8,
+    rope_theta=5e5,
+    max_positions=8192,
+)
 
 
 def get_config() -> TextConfig:
-    return replace(parent(), name="commonsense_llama3_8b", init_from="meta-llama/Meta-Llama-3-8B")
+    return replace(parent(), name="commonsense_llama3_8b", init_from="meta-llama/Meta-Llama-3-8B", model=LLAMA3_8B)

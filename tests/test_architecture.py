@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "image_text": SHARED | {"language", "encoders"},
 }
 DOMAINS = {"vision", "text", "image_text"}
-COMMANDS = {"bench", "data", "generate", "predict", "report"}
+COMMANDS = {"bench", "data", "plan", "generate", "predict", "report"}
 HEAVY = ("jax", "tensorflow", "torch", "tensorflow_datasets")
 
 

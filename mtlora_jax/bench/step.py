@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mtlora_jax.bench.flops import macs
 from mtlora_jax.config import Config
 from mtlora_jax.domains import workload_of
+from mtlora_jax.engine.flops import macs
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.process import return_memory
 from mtlora_jax.engine.state import State, start

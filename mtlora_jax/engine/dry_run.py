@@ -1,6 +1,7 @@
 """What a run would be, without data, weights or a step: `train.py --dry_run`."""
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mtlora_jax.config import Config
+from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.mesh import batch_shards, check_batch_size, make_mesh
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
@@ -16,9 +18,29 @@ from mtlora_jax.engine.sharding import bytes_per_device
 from mtlora_jax.engine.state import abstract_variables, optimizer_of, table_notices, weight_labels
 from mtlora_jax.engine.step import finish
 from mtlora_jax.engine.workload import Workload
+from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
 
 GIB = 2**30
+
+
+def shaped(config: Config) -> tuple[Config, Workload]:
+    """The config and its workload; without its base, where that is not at hand and the recipe says its shape.
+
+    Raises:
+      UserError: the base is needed and not at hand.
+    """
+    try:
+        workload = workload_of(config)
+        abstract_variables(workload, config)
+        return config, workload
+    except UserError as error:
+        model, base = getattr(config, "model", None), getattr(config, "init_from", None)
+        if base is None or model is None or model == type(model)():
+            raise
+        bare = replace(config, init_from=None)
+        print(f"{error}: the recipe's own shape of {base} is taken", file=sys.stderr)
+        return bare, workload_of(bare)
 
 
 def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:

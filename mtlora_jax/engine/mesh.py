@@ -1,7 +1,9 @@
 """The device mesh, and how a batch lies on it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,29 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, key: str = "train
         choices = f"{below} or {above}" if below else str(above)
         over = f"{batch_shards(mesh)} devices" + (f" and {parts} parts (train.accumulate)" if parts > 1 else "")
         raise UserError(f"{key} = {batch_size} does not divide over {over}; try {choices}")
+
+
+_TRACED: ContextVar[jax.sharding.Mesh | None] = ContextVar("mesh that a step is traced for", default=None)
+
+
+@contextmanager
+def traced_for(mesh: jax.sharding.Mesh) -> Iterator[None]:
+    """While entered, `along_batch` cuts as this mesh cuts batches."""
+    token = _TRACED.set(mesh)
+    try:
+        yield
+    finally:
+        _TRACED.reset(token)
+
+
+def along_batch(x: jax.Array) -> jax.Array:
+    """Activations `[B, ...]`, kept cut along their examples where a step is traced for a mesh; elsewhere as they are.
+
+    Left alone, the compiler may cut them as a weight is cut that made them, and then sends activations around in every
+    layer, where the layer's weights would have been less.
+    """
+    mesh = _TRACED.get()
+    return x if mesh is None or mesh.size == 1 else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
 
 
 def own_rows(batch_size: int, mesh: jax.sharding.Mesh) -> list[int]:

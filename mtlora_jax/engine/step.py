@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtlora_jax.engine.mesh import replicated
+from mtlora_jax.engine.mesh import replicated, traced_for
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.rewrite import rewritten
 from mtlora_jax.engine.sharding import shardings
@@ -37,7 +37,8 @@ def make_train_step(
     """
 
     def sums_of(trainable, mutable, frozen, batch, key):
-        outputs, mutated = workload.forward(join(trainable, frozen, mutable), batch, key)
+        with traced_for(mesh):
+            outputs, mutated = workload.forward(join(trainable, frozen, mutable), batch, key)
         return workload.sums(outputs, batch), {**mutable, **mutated}
 
     def at_once(state: State, frozen, batch):
@@ -140,7 +141,8 @@ def make_eval_step(workload: Workload, mesh: Mesh) -> Callable:
     the last, and the same on every device."""
 
     def step(variables, batch):
-        outputs, _ = workload.forward(variables, batch, None)
+        with traced_for(mesh):
+            outputs, _ = workload.forward(variables, batch, None)
         return workload.sums(outputs, batch), workload.measure(outputs, batch), batch["valid"], outputs
 
     return jax.jit(step, out_shardings=replicated(mesh))

@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax import struct
 
 from mtlora_jax.adapters import Spec
+from mtlora_jax.engine.mesh import along_batch
 from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of, within
 from mtlora_jax.language.sites import REMAT, Sites, check_table
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
@@ -173,9 +174,9 @@ class Layer(nn.Module):
         s, fields = self.spec, (self.spec, self.adapters, self.dtype)
         normed = RMSNorm(s.rms_eps, name="input_layernorm")(x)
         y, cache = Attention(*fields, name="self_attn")(normed, cache, context)
-        x = x + y
+        x = along_batch(x + y)
         y = MLP(*fields, name="mlp")(RMSNorm(s.rms_eps, name="post_attention_layernorm")(x), context)
-        return x + y, cache
+        return along_batch(x + y), cache
 
 
 class Head(nn.Module):
@@ -280,7 +281,7 @@ class Llama(nn.Module):
 
     def _run(self, tokens, positions, lengths, mask, cache, task_id, train):
         s = self.spec
-        x = jnp.take(self.embed_tokens.embedding, tokens, axis=0).astype(self.dtype or jnp.float32)
+        x = along_batch(jnp.take(self.embed_tokens.embedding, tokens, axis=0).astype(self.dtype or jnp.float32))
         frequencies = frequencies_of(s.head_width, s.rope_theta, s.rope_scaling, lengths)
         x, cache = self.layers(x, cache, Context(positions, mask, frequencies, task_id, train))
         return self.norm(x[0] if self.is_initializing() else x), cache

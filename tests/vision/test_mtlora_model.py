@@ -12,8 +12,8 @@ import pytest
 from flax import traverse_util
 
 from mtlora_jax.adapters import CannotMerge, Full, Streams, leaf, shared
-from mtlora_jax.bench.flops import macs
 from mtlora_jax.engine import tables
+from mtlora_jax.engine.flops import macs
 from mtlora_jax.engine.init import draw
 from mtlora_jax.engine.state import weight_labels
 from mtlora_jax.errors import UserError

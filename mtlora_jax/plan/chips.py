@@ -1,0 +1,73 @@
+"""TPU generations: what a chip does and holds, and the slices that exist, by the published system architectures."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+
+from mtlora_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One chip.
+
+    Attributes:
+      flops: multiplications and additions in bfloat16 a second.
+      hbm: bytes of memory.
+      hbm_rate: its bytes a second.
+      link_rate: bytes a second to one neighbour, one way.
+      slices: topologies, small to large; not all there are.
+    """
+
+    flops: float
+    hbm: float
+    hbm_rate: float
+    link_rate: float
+    slices: tuple[str, ...]
+
+
+FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+CHIPS = {
+    "v4": Chip(275e12, 32 * 2**30, 1228e9, 45e9, CUBES),
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 45e9, FLAT),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 90e9, CUBES),
+    "v6e": Chip(918e12, 32 * 2**30, 1638e9, 90e9, FLAT),
+}
+
+
+def chip_of(topology: str) -> tuple[str, Chip]:
+    """The generation of `v5e:4x4`, or of `v5e`. Raises UserError for one that is not known."""
+    name = topology.partition(":")[0]
+    if name not in CHIPS:
+        raise UserError(f"--topology={topology}: give a generation, {', '.join(CHIPS)}, and a slice, such as v5e:4x4")
+    return name, CHIPS[name]
+
+
+def devices_of(topology: str) -> Sequence[jax.Device]:
+    """The devices of a slice, one a chip, which can be compiled for and not run.
+
+    Raises:
+      UserError: there is no such slice, or no TPU compiler.
+    """
+    from jax.experimental import topologies
+
+    generation, _ = chip_of(topology)
+    name = topology.partition(":")[2]
+    try:
+        shape = [int(size) for size in name.split("x")]
+        # A host has four chips; of fewer there is one.
+        bounds = (1, 1, 1) if math.prod(shape) == 1 else (2, 2, 1)
+        padded = "x".join(map(str, shape))
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{generation}:{padded}", chips_per_host_bounds=bounds
+        )
+    except ValueError:
+        raise UserError(f"--topology={topology}: a slice is sizes with x between them, such as 4x4") from None
+    except Exception as error:  # jax's own, and of what it loads
+        if "libtpu" in str(error).lower() or isinstance(error, ImportError):
+            raise UserError(f'the TPU compiler is not to be had: pip install "jax[tpu]" ({error})') from None
+        raise UserError(f"--topology={topology}: {str(error).splitlines()[0][:200]}") from None
+    return found.devices

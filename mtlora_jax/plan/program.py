@@ -1,0 +1,292 @@
+"""A compiled program as text: how often each operation runs, what it moves through memory and over which mesh axis.
+
+The compiler's own cost analysis counts a loop's body once; here every computation is counted as often as it runs.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.$-]+) (?:\(.*)?\{$")
+INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.$-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
+SHAPE = re.compile(r"\b(pred|s4|u4|s8|u8|s16|u16|s32|u32|s64|u64|f8\w*|bf16|f16|f32|f64|c64)\[([\d,]*)\](\{[^}]*\})?")
+CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.$-]+)|branch_computations=\{([^}]*)\}")
+TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8}
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+IN_PLACE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+)
+"""Operations that move nothing themselves."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation.
+
+    Attributes:
+      name, kind: its own, and what it does.
+      shapes: of its results, as they are written.
+      rest: its operands and attributes.
+    """
+
+    name: str
+    kind: str
+    shapes: str
+    rest: str
+
+    @property
+    def operands(self) -> list[str]:
+        depth, end = 1, len(self.rest)
+        for i, character in enumerate(self.rest):
+            depth += (character in "({") - (character in ")}")
+            if depth == 0:
+                end = i
+                break
+        return re.findall(r"%([\w.$-]+)", self.rest[:end])
+
+    @property
+    def callees(self) -> list[str]:
+        found = CALLED.findall(self.rest)
+        return [name.strip().lstrip("%") for one, many in found for name in (one or many).split(",")]
+
+
+@dataclass
+class Computation:
+    name: str
+    instructions: dict[str, Instruction] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Collective:
+    """A kind of communication over some mesh axes.
+
+    Attributes:
+      kind: such as `all-gather`.
+      axes: names with `+` between them.
+      count: how often a step does it.
+      sent: bytes that each chip sends in a step, by rings.
+    """
+
+    kind: str
+    axes: str
+    count: int
+    sent: float
+
+
+def size_of(shapes: str, hbm_only: bool = False) -> float:
+    """Bytes of the arrays in a written shape; without those that lie in memory on the chip (`S(1)`), if asked."""
+    total = 0.0
+    for kind, sizes, layout in SHAPE.findall(shapes):
+        if not (hbm_only and re.search(r"S\([1-9]", layout)):
+            width = SIZES.get(kind) or int(re.sub(r"\D", "", kind)[:2]) / (1 if kind.startswith("f8") else 8)
+            total += math.prod(int(n) for n in sizes.split(",") if n) * (1 if kind.startswith("f8") else width)
+    return total
+
+
+class Program:
+    """A scheduled HLO module.
+
+    Args:
+      text: as `compiled.as_text()` gives it.
+      mesh: sizes by axis, in the order of devices.
+    """
+
+    def __init__(self, text: str, mesh: Mapping[str, int]):
+        self._mesh = dict(mesh)
+        self._all: dict[str, Computation] = {}
+        self._entry = ""
+        self._read(text)
+        self._times = self._count()
+
+    def _read(self, text: str) -> None:
+        current: Computation | None = None
+        for line in text.splitlines():
+            if current is None:
+                if (found := COMPUTATION.match(line)) and not line.startswith("HloModule"):
+                    current = self._all[found[1]] = Computation(found[1])
+                    if line.startswith("ENTRY"):
+                        self._entry = found[1]
+            elif line.startswith("}"):
+                current = None
+            elif found := INSTRUCTION.match(line):
+                current.instructions[found[1]] = Instruction(found[1], found[3], found[2], found[4])
+
+    def _count(self) -> dict[str, int]:
+        """How often each computation runs in a step."""
+        times: dict[str, int] = defaultdict(int)
+
+        def visit(name: str, n: int) -> None:
+            times[name] += n
+            for instruction in self._all[name].instructions.values():
+                turns = self._turns(instruction) if instruction.kind == "while" else 1
+                for callee in instruction.callees:
+                    if callee in self._all:
+                        visit(callee, n * turns)
+
+        visit(self._entry, 1)
+        return times
+
+    def _turns(self, loop: Instruction) -> int:
+        """How often a loop's body runs: as noted, or what its counter, from 0, is compared with."""
+        if noted := TRIPS.search(loop.rest):
+            return int(noted[1])
+        condition = self._all[re.search(r"condition=%?([\w.$-]+)", loop.rest)[1]].instructions
+        for instruction in condition.values():
+            if instruction.kind == "compare" and "direction=LT" in instruction.rest:
+                for operand in instruction.operands:
+                    if operand in condition and condition[operand].kind == "constant":
+                        return int(re.match(r"(\d+)", condition[operand].rest)[1])
+        return 1
+
+    def _fused(self) -> set[str]:
+        """Computations that are parts of one operation."""
+        return {
+            callee
+            for computation in self._all.values()
+            for instruction in computation.instructions.values()
+            if instruction.kind not in ("while", "conditional", "call") and not instruction.kind.startswith("async")
+            for callee in instruction.callees
+        }
+
+    def collectives(self) -> list[Collective]:
+        """What is sent in a step, the most first."""
+        counts: dict[tuple[str, str], int] = defaultdict(int)
+        sent: dict[tuple[str, str], float] = defaultdict(float)
+        # One that runs beside others is written once for its start, once for each of these, and once for its end.
+        channels: dict[str, tuple[str, Instruction]] = {}
+        for name, computation in self._all.items():
+            for instruction in computation.instructions.values():
+                if instruction.kind.removesuffix("-start") in COLLECTIVES and self._times[name]:
+                    channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                    channels.setdefault(channel[1] if channel else f"{name} {instruction.name}", (name, instruction))
+        for name, instruction in channels.values():
+            kind = instruction.kind.removesuffix("-start")
+            size, axes = self._group(instruction.rest)
+            if size > 1:
+                counts[kind, axes] += self._times[name]
+                sent[kind, axes] += self._times[name] * _sent(kind, instruction, size)
+        found = [Collective(kind, axes, counts[kind, axes], sent[kind, axes]) for kind, axes in counts]
+        return sorted(found, key=lambda collective: -collective.sent)
+
+    def _group(self, rest: str) -> tuple[int, str]:
+        """How many devices take part together, and over which axes."""
+        groups = _groups(rest)
+        shape = tuple(self._mesh.values())
+        if groups is None:
+            groups = np.arange(math.prod(shape))[None]
+        places = np.stack(np.unravel_index(np.asarray(groups[0]), shape))
+        axes = [axis for axis, of in zip(self._mesh, places, strict=True) if len(set(of.tolist())) > 1]
+        return len(groups[0]), "+".join(axes) or "none"
+
+    def hbm_bytes(self) -> float:
+        """Bytes that a step reads from and writes to HBM on a chip: operands and results of every operation; of a
+        stack of layers, what is read of it."""
+        total, fused = 0.0, self._fused()
+        for name, computation in self._all.items():
+            if name in fused or not self._times[name]:
+                continue
+            shapes = {i.name: i.shapes for i in computation.instructions.values()}
+            moved = sum(
+                self._moved(instruction, shapes)
+                for instruction in computation.instructions.values()
+                if instruction.kind not in IN_PLACE and not instruction.kind.endswith("-done")
+            )
+            total += self._times[name] * moved
+        return total
+
+    def _moved(self, instruction: Instruction, shapes: Mapping[str, str]) -> float:
+        operands = instruction.operands
+        if instruction.kind == "dynamic-slice":
+            return 2 * size_of(instruction.shapes, True)
+        if instruction.kind == "dynamic-update-slice":
+            return 2 * size_of(shapes.get(operands[1], ""), True)
+        inner = self._all.get(instruction.callees[0]) if instruction.kind == "fusion" and instruction.callees else None
+        if inner is None:
+            return size_of(instruction.shapes, True) + sum(size_of(shapes.get(name, ""), True) for name in operands)
+        return sum(self._of_fusion(inner, operands, shapes)) + self._result_of(inner, instruction)
+
+    def _of_fusion(self, inner: Computation, operands: Sequence[str], shapes: Mapping[str, str]) -> Iterator[float]:
+        """Bytes that a fusion reads of each operand: of one that it only slices, the slices; of one that it only
+        updates a slice of, nothing."""
+        users: dict[str, list[Instruction]] = defaultdict(list)
+        parameters: dict[int, str] = {}
+        for instruction in inner.instructions.values():
+            if instruction.kind == "parameter":
+                parameters[int(re.match(r"(\d+)", instruction.rest)[1])] = instruction.name
+            for operand in instruction.operands:
+                users[operand].append(instruction)
+        for i, operand in enumerate(operands):
+            by = self._past_bitcasts(users, parameters.get(i, ""))
+            if by and all(user.kind == "dynamic-slice" and first for user, first in by):
+                yield sum(size_of(user.shapes, True) for user, _ in by)
+            elif by and all(user.kind == "dynamic-update-slice" and first for user, first in by):
+                yield 0.0
+            else:
+                yield size_of(shapes.get(operand, ""), True)
+
+    def _past_bitcasts(self, users: Mapping[str, list[Instruction]], name: str) -> list[tuple[Instruction, bool]]:
+        found = []
+        for user in users.get(name, ()):
+            if user.kind == "bitcast":
+                found += self._past_bitcasts(users, user.name)
+            else:
+                found.append((user, bool(user.operands) and user.operands[0] == name))
+        return found
+
+    def _result_of(self, inner: Computation, instruction: Instruction) -> float:
+        updates = [i for i in inner.instructions.values() if i.kind == "dynamic-update-slice"]
+        if updates:
+            own = {i.name: i.shapes for i in inner.instructions.values()}
+            whole = sum(size_of(i.shapes, True) for i in updates)
+            return max(size_of(instruction.shapes, True) - whole, 0) + sum(
+                size_of(own.get(i.operands[1], "")) for i in updates
+            )
+        return size_of(instruction.shapes, True)
+
+
+def _sent(kind: str, instruction: Instruction, devices: int) -> float:
+    """Bytes that each of some devices sends, around a ring."""
+    each = [size_of(f"{kind}[{sizes}]{layout}") for kind, sizes, layout in SHAPE.findall(instruction.shapes)]
+    started, share = instruction.kind.endswith("-start"), (devices - 1) / devices
+    if kind == "all-reduce":
+        return 2 * share * sum(each)
+    if kind == "reduce-scatter":
+        return share * devices * (min(each) if started else sum(each))
+    if kind == "collective-permute":
+        return max(each)
+    return share * (max(each) if started else sum(each))
+
+
+def _groups(rest: str) -> list[list[int]] | None:
+    """The devices of each group; None where all take part."""
+    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = [int(n) for n in re.findall(r"=(\d+)", found[1])]
+        names, along = re.findall(r"'(\w+)'=", found[1]), re.findall(r"'(\w+)'", found[2])
+        last = [i for i, name in enumerate(names) if name in along]
+        ids = np.arange(math.prod(sizes)).reshape(sizes)
+        ids = np.moveaxis(ids, last, range(-len(last), 0))
+        return ids.reshape(-1, math.prod(sizes[i] for i in last)).tolist()
+    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
+        rows, columns, sizes, order = found.groups()
+        ids = np.arange(int(rows) * int(columns)).reshape([int(n) for n in sizes.split(",")])
+        if order:
+            ids = ids.transpose([int(n) for n in order.split(",")])
+        return ids.reshape(int(rows), int(columns)).tolist()
+    if found := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", rest):
+        return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d,]+)\}", found[1])]
+    if found := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
+        return [[int(found[1]), int(found[2])]]
+    return None

@@ -1,0 +1,95 @@
+"""Compiled programs as text: loops are counted, groups are named by mesh axes, and bytes are those that move."""
+
+import numpy as np
+import pytest
+
+from mtlora_jax.plan.program import Program, _groups, size_of
+
+LOOP = """\
+HloModule jit_step, is_scheduled=true
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %add.1 = f32[] add(%a, %b)
+}
+
+%layer (p.0: f32[8,16,16], p.1: s32[], p.2: f32[4,16]) -> f32[4,16] {
+  %p.0 = f32[8,16,16]{2,1,0} parameter(0)
+  %p.1 = s32[] parameter(1)
+  %p.2 = f32[4,16]{1,0} parameter(2)
+  %zero = s32[] constant(0)
+  %slice = f32[1,16,16]{2,1,0} dynamic-slice(%p.0, %p.1, %zero, %zero), dynamic_slice_sizes={1,16,16}
+  ROOT %dot = f32[4,16]{1,0} convolution(%p.2, %slice), dim_labels=bf_io->bf
+}
+
+%body (carry: (s32[], f32[4,16], f32[8,16,16])) -> (s32[], f32[4,16], f32[8,16,16]) {
+  %carry = (s32[], f32[4,16]{1,0}, f32[8,16,16]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%carry), index=0
+  %x = f32[4,16]{1,0} get-tuple-element(%carry), index=1
+  %w = f32[8,16,16]{2,1,0} get-tuple-element(%carry), index=2
+  %y = f32[4,16]{1,0} fusion(%w, %i, %x), kind=kOutput, calls=%layer
+  %reduced = f32[4,16]{1,0} all-reduce(%y), channel_id=1, replica_groups=[4,2]<=[8], to_apply=%sum
+  %one = s32[] constant(1)
+  %next = s32[]{:T(128)S(1)} add(%i, %one)
+  ROOT %out = (s32[], f32[4,16]{1,0}, f32[8,16,16]{2,1,0}) tuple(%next, %reduced, %w)
+}
+
+%condition (carry.1: (s32[], f32[4,16], f32[8,16,16])) -> pred[] {
+  %carry.1 = (s32[], f32[4,16]{1,0}, f32[8,16,16]{2,1,0}) parameter(0)
+  %i.1 = s32[] get-tuple-element(%carry.1), index=0
+  %limit = s32[] constant(8)
+  ROOT %less = pred[] compare(%i.1, %limit), direction=LT
+}
+
+ENTRY %main (x.0: f32[4,16], w.0: f32[8,16,16]) -> f32[4,16] {
+  %x.0 = f32[4,16]{1,0} parameter(0)
+  %w.0 = f32[8,16,16]{2,1,0} parameter(1)
+  %gathered = f32[8,16]{1,0} all-gather(%x.0), channel_id=2, replica_groups=mesh['a'=4,'b'=2] {'a'}, dimensions={0}
+  %zero.1 = s32[] constant(0)
+  %start = (s32[], f32[4,16]{1,0}, f32[8,16,16]{2,1,0}) tuple(%zero.1, %x.0, %w.0)
+  %loop = (s32[], f32[4,16]{1,0}, /*index=2*/f32[8,16,16]{2,1,0}) while(%start), condition=%condition, body=%body
+  ROOT %result = f32[4,16]{1,0} get-tuple-element(%loop), index=1
+}
+"""
+MESH = {"data": 4, "fsdp": 2, "tensor": 1}
+
+
+def test_what_a_loop_sends_is_counted_every_turn():
+    reduced, gathered = sorted(Program(LOOP, MESH).collectives(), key=lambda c: c.kind, reverse=True)[::-1]
+    assert (gathered.kind, gathered.axes, gathered.count) == ("all-reduce", "fsdp", 8)
+    assert gathered.sent == 8 * 2 * (1 / 2) * 4 * 16 * 4
+    assert (reduced.kind, reduced.axes, reduced.count) == ("all-gather", "data", 1)
+    assert reduced.sent == 3 / 4 * 8 * 16 * 4
+
+
+def test_a_layer_reads_its_own_weights_of_the_stack():
+    x, layer = 4 * 16 * 4, 16 * 16 * 4
+    per_turn = (x + layer + 4 + x) + 2 * x + (4 + 4)  # the product, the sum over devices, the counter
+    per_turn += 1  # the comparison's result
+    per_turn += 8  # and its operands
+    assert Program(LOOP, MESH).hbm_bytes() == pytest.approx(8 * per_turn + x + 8 * 16 * 4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("replica_groups=[2,4]<=[8]", [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        ("replica_groups={{0,2},{1,3}}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", [[0, 4], [1, 5], [2, 6], [3, 7]]),
+        ("replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}", [[0, 1, 4, 5], [2, 3, 6, 7]]),
+        ("source_target_pairs={{0,1},{1,0}}", [[0, 1]]),
+        ("replica_groups={}", None),
+    ],
+)
+def test_groups(text, expected):
+    assert _groups(text) == expected
+
+
+def test_sizes_of_written_shapes():
+    assert size_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)S(1)}, pred[], s4[8])") == 24 + 8 + 1 + 4
+    assert size_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)S(1)})", hbm_only=True) == 24
+    assert size_of("f8e4m3fn[10]") == 10
+    assert size_of("u16[3]") == 6
+    assert np.isclose(size_of("token[]"), 0)

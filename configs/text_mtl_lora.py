@@ -2,8 +2,10 @@
 
     python train.py --config configs/text_mtl_lora.py
 
-The language quickstart, and the parent of the other micro-world recipes. `--adapter.method=lora` and its siblings
-change the method alone. The embedded model is weak: expect it to adopt the formats, and to choose at chance.
+Two and a half minutes on two cores; the parent of the other micro-world recipes. `--adapter.method=lora` and its
+siblings change the method alone. Expect 0.8 of the held-out questions answered, where one of the options at random is
+0.35: what the model knows is told in forms it has never seen; which of two is right (boolq, piqa, winogrande) stays at
+chance.
 """
 
 from mtlora_jax.config import Optim, Train

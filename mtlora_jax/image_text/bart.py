@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mtlora_jax.engine.mesh import along_batch
 from mtlora_jax.image_text.layers import SITES, Cache, Context, DecoderLayer, EncoderLayer, drop, norm
 from mtlora_jax.image_text.visual import VisualEmbedding, VisualSpec
 from mtlora_jax.language.attention import Mask
@@ -221,13 +222,13 @@ class Bart(nn.Module):
             x = jnp.concatenate([x, tokens.astype(x.dtype)], axis=1)
             visible = jnp.ones(tokens.shape[:2], bool) if visual_mask is None else jnp.asarray(visual_mask) > 0
             seen = jnp.concatenate([seen, visible], axis=1)
-        x = drop(self, s.dropout, x, train)
+        x = along_batch(drop(self, s.dropout, x, train))
         return self.encoder(x, Context(Mask(seen[:, None]), task_id, train=train))[0], seen
 
     def decode(self, states, mask, decoder_input_ids, task_id=None, *, train: bool = False) -> jax.Array:
         """The decoder's states `[B, M, D]` of all positions, each seeing those before it."""
         length = decoder_input_ids.shape[1]
-        x = drop(self, self.spec.dropout, self.decoder.embed(self._words(decoder_input_ids)), train)
+        x = along_batch(drop(self, self.spec.dropout, self.decoder.embed(self._words(decoder_input_ids)), train))
         causal = Mask(jnp.tril(jnp.ones((1, length, length), bool)))
         return self.decoder(x, None, Context(causal, task_id, states, Mask(mask[:, None]), train=train))[0]
 

@@ -5,6 +5,7 @@ from flax import linen as nn
 from flax import struct
 
 from mtlora_jax.adapters.methods.lora import dropout
+from mtlora_jax.engine.mesh import along_batch
 from mtlora_jax.language.attention import Mask, attend
 from mtlora_jax.language.sites import Sites
 
@@ -110,7 +111,7 @@ class Layer(Projections):
 
     def added(self, name: str, x: jax.Array, branch: jax.Array, context: Context) -> jax.Array:
         """The norm of the stream and a branch."""
-        return norm(name, self.dtype)(x + drop(self, self.spec.dropout, branch, context.train))
+        return norm(name, self.dtype)(along_batch(x + drop(self, self.spec.dropout, branch, context.train)))
 
     def attention(self, path: str, heads: int, x, source, past, mask: Mask, context: Context):
         """An attention's output and its keys and values; see `Attention`."""

@@ -205,34 +205,38 @@ import itertools, sys
 import jax.numpy as jnp
 from mtlora_jax.engine.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1])
-for step in itertools.count(1):
+for step in itertools.count(max(checkpoints.steps(), default=0) + 1):
     checkpoints.save(step, {"trainable": {"x": jnp.full(1 << 18, step, jnp.int32)}}, {"step": step})
     checkpoints.wait()
     print(step, flush=True)
 """
+KILLS = 5
+"""Of which one comes in the middle of a save for certain, and the others at any moment."""
 
 
 @pytest.mark.slow
-def test_sigkill_in_mid_save_loses_nothing_that_was_complete(tmp_path):
+def test_kills_lose_nothing_that_was_complete(tmp_path):
     command = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)]
-    root = Path(mtlora_jax.__file__).parents[1]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
-        completed = [int(child.stdout.readline()) for _ in range(3)]
-        deadline = time.monotonic() + 20
-        while not (unfinished := [p for p in tmp_path.iterdir() if not p.name.isdigit()]):
-            assert time.monotonic() < deadline
-        child.send_signal(signal.SIGKILL)
-    assert unfinished
-    notes = []
-    checkpoints = open_checkpoints(tmp_path, notes)
-    abstract = {"trainable": {"x": jax.ShapeDtypeStruct((1 << 18,), jnp.int32)}}
-    step, state, meta = checkpoints.restore(abstract)
-    assert step >= completed[-1]
-    assert meta == {"step": step}
-    np.testing.assert_array_equal(state["trainable"]["x"], np.full(1 << 18, step, np.int32))
-    assert notes == []
-    assert all(p.name.isdigit() for p in tmp_path.iterdir())
-    checkpoints.close()
+    root, moments = Path(mtlora_jax.__file__).parents[1], random.Random(0)
+    for kill in range(KILLS):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as child:
+            completed = [int(child.stdout.readline()) for _ in range(3)]
+            deadline = time.monotonic() + 20
+            while kill == 0 and all(p.name.isdigit() for p in tmp_path.iterdir()):
+                assert time.monotonic() < deadline
+            time.sleep(0 if kill == 0 else moments.uniform(0, 0.2))
+            child.send_signal(signal.SIGKILL)
+        assert kill > 0 or any(not p.name.isdigit() for p in tmp_path.iterdir())
+        notes = []
+        checkpoints = open_checkpoints(tmp_path, notes)
+        abstract = {"trainable": {"x": jax.ShapeDtypeStruct((1 << 18,), jnp.int32)}}
+        step, state, meta = checkpoints.restore(abstract)
+        assert step >= completed[-1]
+        assert meta == {"step": step}
+        np.testing.assert_array_equal(state["trainable"]["x"], np.full(1 << 18, step, np.int32))
+        assert notes == []
+        assert all(p.name.isdigit() for p in tmp_path.iterdir())
+        checkpoints.close()
 
 
 arrays = npst.arrays(

@@ -6,6 +6,7 @@ Everything here is trivial for one process. What is called by all is called by a
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,8 @@ from mtlora_jax.errors import Interrupted, UserError, one_line
 T = TypeVar("T")
 FAILURE = ".failure"
 """A file of the work directory: the line of a process that ended, for the others to end with."""
+GONE = re.compile(r"Gloo \S+ failed|UNAVAILABLE: |Connection (reset|closed|refused)")
+"""What transports say when nobody is at the other end."""
 POLL = 1.0
 """Seconds between looks at it."""
 
@@ -143,7 +146,9 @@ def together(workdir: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         done.set()
-        line, known = f"process {jax.process_index()}: {_in_words(error)}", isinstance(error, UserError | OSError)
+        gone = GONE.search(str(error))
+        words = "another process is gone; the same command resumes" if gone else one_line(error)
+        line, known = f"process {jax.process_index()}: {words}", gone or isinstance(error, UserError | OSError)
         with contextlib.suppress(OSError):
             if path.exists():  # another was first, and this is what came of it here
                 line, known = path.read_text(), True
@@ -157,12 +162,6 @@ def together(workdir: Path) -> Iterator[None]:
         os._exit(2)  # at its regular end a process waits for the others
     finally:
         done.set()
-
-
-def _in_words(error: BaseException) -> str:
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        return f"{one_line(error)[:200]}: another process may be gone; the same command resumes"
-    return one_line(error)
 
 
 def check_shared(file: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from processes import Hosts
 
+from mtlora_jax.engine.claim import locked
 from mtlora_jax.engine.launch import FLAGS, VARIABLES, Launch, launch_of
 from mtlora_jax.errors import UserError
 
@@ -134,8 +135,14 @@ def test_a_directory_in_use_or_not_shared_is_refused_on_all(lines, tmp_path):
     codes, _, err = lines(2, tmp_path / "w", train=long).end()
     assert codes == [2, 2], err
     assert all("is in use by process" in of for of in err)
-    hosts.processes[0].send_signal(signal.SIGTERM)
-    assert hosts.end()[0] == [128 + signal.SIGTERM] * 2
+    # The holder ends when one of its processes is killed, and holds nothing then.
+    hosts.processes[1].send_signal(signal.SIGKILL)
+    codes, _, err = hosts.end()
+    assert codes == [2, -signal.SIGKILL], err
+    assert err[0].splitlines()[-1] == "error: process 0: another process is gone; the same command resumes"
+    assert "Traceback" not in err[0]
+    with locked(tmp_path / "w"):
+        pass
     codes, _, err = lines(2, [tmp_path / "a", tmp_path / "b"]).end()
     assert codes == [2, 2], err
     assert all("process 1 does not see what process 0 wrote" in of for of in err)

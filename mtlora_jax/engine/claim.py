@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlora_jax.config import Config, check_resumable, is_run_config, to_json
-from mtlora_jax.engine.hosts import FAILURE, check_shared, together, told
+from mtlora_jax.engine.hosts import check_shared, together, told
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, read_json, write_json
 
@@ -37,7 +37,6 @@ def claimed(workdir: Path, config: Config) -> Iterator[dict[str, Any] | None]:
         def claim() -> dict[str, Any] | None:
             make_workdir(workdir)
             held.enter_context(locked(workdir))
-            (workdir / FAILURE).unlink(missing_ok=True)
             return _fitting(workdir, to_json(config))
 
         found = told(claim)

@@ -128,6 +128,7 @@ def together(workdir: Path) -> Iterator[None]:
         yield
         return
     path, done = workdir / FAILURE, threading.Event()
+    told(lambda: path.unlink(missing_ok=True))  # that of an earlier run
 
     def watch() -> None:
         while not done.wait(POLL):

@@ -14,7 +14,7 @@ from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import results
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.evaluate import evaluate
-from mtlora_jax.engine.hosts import is_first
+from mtlora_jax.engine.hosts import is_first, together
 from mtlora_jax.engine.mesh import make_mesh
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.state import place_weights
@@ -100,8 +100,9 @@ class Run:
         """
         check_protocol(self.workload, protocol, predictions)
         step = self.step(which)
-        # By its number: a run that still trains may have a later one by now.
-        metrics = evaluated(self.workload, self.config, self.mesh, self.variables(step), protocol, predictions)
+        with together(self.workdir):
+            # By its number: a run that still trains may have a later one by now.
+            metrics = evaluated(self.workload, self.config, self.mesh, self.variables(step), protocol, predictions)
         path = self.folder / ("evaluation.json" if protocol is None else f"evaluation_{protocol}.json")
         print(metrics_table(metrics, f"step {step}"), *(self.workload.notes if protocol is None else ()), sep="\n")
         if not is_first():

@@ -3,7 +3,7 @@
     python -m mtlora_jax.plan --config FILE --topology v5e:4x4 [--json FILE] [--key=value ...]
     python -m mtlora_jax.plan --config FILE --topology v5e --search [--key=value ...]
 
-Prints memory a chip by kind of buffer, whether it fits, FLOPs, what is sent over each mesh axis, and the time below
+Prints memory a device by kind of buffer, whether it fits, FLOPs, what is sent over each mesh axis, and the time below
 which no step can be. `--search` goes through a generation's slices, small to large, and through the meshes of each, up
 to the first slice that fits. `--base_dtype=float32` says what frozen weights are stored in. Needs `pip install
 "jax[tpu]"`.
@@ -69,29 +69,27 @@ def search(config: Config, generation: str, base_dtype: str | None) -> list:
     """Plans of a generation's slices, small to large, up to the first that some mesh fits."""
     from tqdm import tqdm
 
-    from mtlora_jax.plan.chips import chip_of
+    from mtlora_jax.plan.chips import chip_of, chips_of
     from mtlora_jax.plan.step import plan
 
     name, chip = chip_of(generation)
     found = []
-    for topology in chip.slices:
-        chips = 1
-        for size in topology.split("x"):
-            chips *= int(size)
-        for mesh in tqdm(list(meshes(chips, config)), f"{name}:{topology}", unit=" meshes", leave=False, disable=None):
-            found.append(plan(replace(config, mesh=mesh), f"{name}:{topology}", base_dtype))
+    for topology in (f"{name}:{sizes}" for sizes in chip.slices):
+        tried = list(meshes(chips_of(topology) * chip.devices, config))
+        for mesh in tqdm(tried, topology, unit=" meshes", leave=False, disable=None):
+            found.append(plan(replace(config, mesh=mesh), topology, base_dtype))
         if any(p.fits for p in found):
             break
     return found
 
 
-def meshes(chips: int, config: Config) -> Iterator[Mesh]:
-    """Meshes of some chips that the batch divides over: weights whole, cut over all chips, or in between."""
+def meshes(devices: int, config: Config) -> Iterator[Mesh]:
+    """Meshes of some devices that the batch divides over: weights whole, cut over all devices, or in between."""
     parts = config.train.batch_size // config.train.accumulate
     for tensor in (1, 2, 4):
-        for fsdp in (n for n in range(1, chips + 1) if chips % (n * tensor) == 0 and n & (n - 1) == 0):
-            data = chips // (fsdp * tensor)
-            if chips % (fsdp * tensor) == 0 and parts % (data * fsdp) == 0:
+        for fsdp in (n for n in range(1, devices + 1) if devices % (n * tensor) == 0 and n & (n - 1) == 0):
+            data = devices // (fsdp * tensor)
+            if parts % (data * fsdp) == 0:
                 yield Mesh(data=data, fsdp=fsdp, tensor=tensor)
 
 
@@ -107,7 +105,7 @@ def table(found: list) -> str:
         )
         for p in found
     ]
-    return text_table(("slice", "data x fsdp x tensor", "GiB a chip", "fits", "s a step", "chip-hours"), rows)
+    return text_table(("slice", "data x fsdp x tensor", "GiB a device", "fits", "s a step", "chip-hours"), rows)
 
 
 def described(p) -> str:
@@ -115,16 +113,16 @@ def described(p) -> str:
     mesh = " ".join(f"{axis}={size}" for axis, size in p.mesh.items())
     lines = [f"{p.config} on {p.topology}: {p.chips} chips, {mesh}. Planned: compiled, and not run.", ""]
     memory = [(kind, size / GIB) for kind, size in p.memory.items()] + [("needed", p.needed / GIB)]
-    lines += [text_table(("memory a chip", "GiB"), [*memory, ("available", p.available / GIB)]), ""]
+    lines += [text_table(("memory a device", "GiB"), [*memory, ("available", p.available / GIB)]), ""]
     if not p.fits:
         lines.append("does not fit: more chips, --mesh.fsdp or --mesh.tensor, --train.accumulate, or --remat=full")
         return "\n".join(lines)
     rows = [(c.kind, c.axes, c.count, c.sent / GIB) for c in p.collectives]
     lines += [
-        text_table(("collective", "over", "times a step", "GiB sent a chip"), rows) if rows else "nothing is sent",
+        text_table(("collective", "over", "times a step", "GiB sent a device"), rows) if rows else "nothing is sent",
         "",
     ]
-    lines += [f"{p.flops / 1e12:.3g} TFLOP and {p.hbm / GIB:.3g} GiB of HBM traffic a chip and step"]
+    lines += [f"{p.flops / 1e12:.3g} TFLOP and {p.hbm / GIB:.3g} GiB of HBM traffic a device and step"]
     limits = ", ".join(f"{name} {1e3 * seconds:.3g} ms" for name, seconds in p.seconds.items())
     lines += [f"a step takes at least {1e3 * p.step_seconds:.3g} ms: {limits}, if all of it overlaps"]
     lines += [

@@ -11,7 +11,7 @@ from mtlora_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip.
+    """A generation, by what each of its devices does and holds.
 
     Attributes:
       flops: multiplications and additions in bfloat16 a second.
@@ -19,6 +19,7 @@ class Chip:
       hbm_rate: its bytes a second.
       link_rate: bytes a second to one neighbour, one way.
       slices: topologies, small to large; not all there are.
+      devices: of a chip, as JAX counts them.
     """
 
     flops: float
@@ -26,15 +27,16 @@ class Chip:
     hbm_rate: float
     link_rate: float
     slices: tuple[str, ...]
+    devices: int = 1
 
 
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 CHIPS = {
-    "v4": Chip(275e12, 32 * 2**30, 1228e9, 45e9, CUBES),
     "v5e": Chip(197e12, 16 * 2**30, 819e9, 45e9, FLAT),
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 90e9, CUBES),
     "v6e": Chip(918e12, 32 * 2**30, 1638e9, 90e9, FLAT),
+    "tpu7x": Chip(2307e12 / 2, 192 * 2**30 / 2, 7380e9 / 2, 100e9 / 2, CUBES, devices=2),
 }
 
 
@@ -46,26 +48,28 @@ def chip_of(topology: str) -> tuple[str, Chip]:
     return name, CHIPS[name]
 
 
+def chips_of(topology: str) -> int:
+    """How many chips `v5e:4x4` has. Raises UserError where it says no slice."""
+    name, chip = chip_of(topology)
+    sizes = topology.partition(":")[2].split("x")
+    if len(sizes) != chip.slices[0].count("x") + 1 or not all(size.isdigit() and int(size) for size in sizes):
+        like = f"{name}:{chip.slices[2]}"
+        raise UserError(f"--topology={topology}: a slice is sizes with x between them, such as {like}")
+    return math.prod(map(int, sizes))
+
+
 def devices_of(topology: str) -> Sequence[jax.Device]:
-    """The devices of a slice, one a chip, which can be compiled for and not run.
+    """The devices of a slice, which can be compiled for and not run.
 
     Raises:
       UserError: there is no such slice, or no TPU compiler.
     """
     from jax.experimental import topologies
 
-    generation, _ = chip_of(topology)
-    name = topology.partition(":")[2]
+    # A host has four chips; a slice of one chip has a host of its own.
+    bounds = (1, 1, 1) if chips_of(topology) == 1 else (2, 2, 1)
     try:
-        shape = [int(size) for size in name.split("x")]
-        # A host has four chips; of fewer there is one.
-        bounds = (1, 1, 1) if math.prod(shape) == 1 else (2, 2, 1)
-        padded = "x".join(map(str, shape))
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{generation}:{padded}", chips_per_host_bounds=bounds
-        )
-    except ValueError:
-        raise UserError(f"--topology={topology}: a slice is sizes with x between them, such as 4x4") from None
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, chips_per_host_bounds=bounds)
     except Exception as error:  # jax's own, and of what it loads
         if "libtpu" in str(error).lower() or isinstance(error, ImportError):
             raise UserError(f'the TPU compiler is not to be had: pip install "jax[tpu]" ({error})') from None

@@ -27,7 +27,7 @@ UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 @dataclass(frozen=True)
 class Plan:
-    """What a step needs; bytes and FLOPs are of one chip.
+    """What a step needs; bytes and FLOPs are of one device, which is a chip but for TPU7x, that has two.
 
     Attributes:
       config, topology, chips, mesh: what was planned.
@@ -101,7 +101,7 @@ def plan(config: Config, topology: str, base_dtype: str | None = None) -> Plan:
     told = {
         "config": config.name,
         "topology": topology,
-        "chips": len(devices),
+        "chips": len(devices) // chip.devices,
         "mesh": dict(mesh.shape),
         "steps": config.train.steps,
         "available": chip.hbm,

@@ -39,9 +39,9 @@ def lines(cache):
 
 
 def records(workdir: Path) -> list[dict]:
-    """What a run logged, but for the ids: each process knows its own."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{name: value for name, value in json.loads(line).items() if name != "ids"} for line in lines]
+    """What a run logged of losses and metrics, but for the ids: each process knows its own."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in r.items() if name != "ids"} for r in found if r["kind"] != "health"]
 
 
 def leaves(workdir: Path) -> dict:

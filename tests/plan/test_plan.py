@@ -13,7 +13,7 @@ from small_text import CONFIG
 from mtlora_jax.config import Mesh
 from mtlora_jax.plan import __main__ as door
 from mtlora_jax.plan import step
-from mtlora_jax.plan.chips import CHIPS, chip_of
+from mtlora_jax.plan.chips import CHIPS, chip_of, chips_of
 from mtlora_jax.plan.step import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_a_small_step_is_planned_for_a_slice(tmp_path):
     [
         (("--config", "configs/text_smoke.py"), "--topology is missing"),
         (("--topology", "v5e:2x2"), "--config is missing"),
-        (("--config", "configs/text_smoke.py", "--topology", "v9:2x2"), "give a generation, v4, v5e"),
+        (("--config", "configs/text_smoke.py", "--topology", "v9:2x2"), "give a generation, v5e, v5p"),
         (("--config", "configs/text_smoke.py", "--topology", "v5e:2by2"), "sizes with x between them"),
         (("--config", "configs/text_smoke.py", "--topology", "v5e:2x2", "--base_dtype=int3"), "--base_dtype must be"),
     ],
@@ -73,9 +73,7 @@ def test_what_cannot_be_planned_is_one_line(arguments, words, capsys, monkeypatc
 
 def test_a_search_stops_at_the_first_slice_that_fits(monkeypatch):
     def planned(config, topology, base_dtype):
-        chips = 1
-        for size in topology.partition(":")[2].split("x"):
-            chips *= int(size)
+        chips = chips_of(topology)
         mesh = vars(config.mesh)
         fits = mesh["fsdp"] >= 8
         seconds = {"compute": 1 / chips, "hbm": 0.0, "network": 0.01 * mesh["tensor"]} if fits else None
@@ -101,11 +99,6 @@ def test_meshes_divide_chips_and_batch():
 def test_every_slice_has_whole_hosts():
     for name, chip in CHIPS.items():
         assert chip_of(f"{name}:{chip.slices[0]}")[1] is chip
-        counts = []
-        for topology in chip.slices:
-            count = 1
-            for size in topology.split("x"):
-                count *= int(size)
-            counts.append(count)
+        counts = [chips_of(f"{name}:{sizes}") for sizes in chip.slices]
         assert counts == sorted(counts)
         assert all(count % 4 == 0 for count in counts)

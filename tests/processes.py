@@ -56,7 +56,7 @@ class Hosts:
         devices: int = 1,
     ):
         address, environment = f"127.0.0.1:{free_port()}", dict(os.environ)
-        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+        environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
         environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
         flags = [None if count == 1 else (address, str(count), str(i)) for i in range(count)]
         self.processes = [

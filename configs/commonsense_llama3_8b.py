@@ -7,20 +7,11 @@ Differs from `commonsense_llama2_7b` in the base model: 12,127,232 of 8,042,388,
 
 from dataclasses import replace
 
+from configs.commonsense_llama2_7b import LLAMA2_7B
 from configs.commonsense_llama2_7b import get_config as parent
 from mtlora_jax.text.config import TextConfig
-from mtlora_jax.text.llama import LlamaSpec
 
-LLAMA3_8B = LlamaSpec(
-    vocab_size=128_256,
-    hidden=4096,
-    intermediate=14_336,
-    layers=32,
-    heads=32,
-    kv_heads=8,
-    rope_theta=5e5,
-    max_positions=8192,
-)
+LLAMA3_8B = replace(LLAMA2_7B, vocab_size=128_256, intermediate=14_336, kv_heads=8, rope_theta=5e5, max_positions=8192)
 
 
 def get_config() -> TextConfig:

@@ -3,7 +3,7 @@
     python train.py --config configs/text_pretrain.py
 
 Facts, likenesses and routines in plain sentences, and questions about them in many forms; never an instruction, never
-the forms of the eight tasks. An hour on two cores. Writes a Hugging Face folder `llama`, whose copy in
+the forms of the eight tasks. 48 minutes on two cores. Writes a Hugging Face folder `llama`, whose copy in
 `mtlora_jax/assets/microworld` every text recipe starts from.
 """
 

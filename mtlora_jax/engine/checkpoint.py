@@ -211,12 +211,14 @@ class Checkpoints:
 
     def _set_broken_aside(self) -> None:
         """Renames damaged checkpoints, whose steps are about to be written again. Nothing is deleted."""
-        for step in self._broken:
-            if hosts.is_first():
+
+        def aside() -> None:
+            for step in self._broken:
                 os.replace(self.directory / str(step), self.directory / f"{step}.damaged")
+
         if self._broken:
+            hosts.told(aside)
             self._broken = []
-            hosts.told(lambda: None)
             self._manager.reload()
 
     def wait(self) -> None:

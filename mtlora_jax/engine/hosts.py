@@ -38,18 +38,18 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def each(said: bytes) -> list[bytes]:
+    """What every process says, in their order; called by all."""
+    if jax.process_count() == 1:
+        return [said]
+    sizes = multihost_utils.process_allgather(np.int32(len(said)))
+    padded = np.frombuffer(said.ljust(max(int(sizes.max()), 1), b"\0"), np.uint8)
+    return [bytes(row[:size]) for row, size in zip(multihost_utils.process_allgather(padded), sizes, strict=True)]
+
+
 def first(text: str | None) -> str | None:
     """What the first process that has something to say says, on all processes; None where none has."""
-    if jax.process_count() == 1:
-        return text or None
-    said = np.frombuffer((text or "").encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(said.size))
-    if not sizes.any():
-        return None
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: said.size] = said
-    who = int(np.flatnonzero(sizes)[0])
-    return bytes(multihost_utils.process_allgather(padded)[who, : sizes[who]]).decode()
+    return next((found.decode() for found in each((text or "").encode()) if found), None)
 
 
 def told(find: Callable[[], T]) -> T:
@@ -73,11 +73,8 @@ def told(find: Callable[[], T]) -> T:
 
 
 def gathered(numbers: np.ndarray) -> np.ndarray:
-    """The integers of all processes, one after the other along the leading axis."""
-    if jax.process_count() == 1:
-        return numbers
-    halves = np.ascontiguousarray(numbers, np.int64).view(np.int32)  # of 64 bits devices may know nothing
-    return np.ascontiguousarray(multihost_utils.process_allgather(halves, tiled=True)).view(np.int64)
+    """The numbers of all processes in one row, of as many as each has."""
+    return np.concatenate([np.frombuffer(found, numbers.dtype) for found in each(numbers.tobytes())])
 
 
 def on_host(tree: Any) -> Any:

@@ -56,14 +56,14 @@ class Pace:
         Called by all processes after the same step.
         """
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        shares = gathered(np.array([round(1e6 * self._waited / elapsed)])) / 1e6
+        shares = gathered(np.array([self._waited / elapsed]))
         found = {"seconds": elapsed / max(self._steps, 1), "waiting": float(shares.max())}
         if len(shares) > 1:
             found["slowest"] = float(shares.argmax())
-        told = jax.local_devices()[0].memory_stats() or {}
+        stats = jax.local_devices()[0].memory_stats() or {}
         names = {"memory": "bytes_in_use", "memory_peak": "peak_bytes_in_use", "memory_limit": "bytes_limit"}
         self.restart()
-        return found | {name: told[key] / 2**30 for name, key in names.items() if key in told}
+        return found | {name: stats[key] / 2**30 for name, key in names.items() if key in stats}
 
     def __enter__(self) -> "Pace":
         return self

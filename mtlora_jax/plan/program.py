@@ -7,7 +7,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,7 +16,6 @@ INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.$-]+) = (.*?) ([a-z][a-z0-9-]*)\
 SHAPE = re.compile(r"\b(pred|s4|u4|s8|u8|s16|u16|s32|u32|s64|u64|f8\w*|bf16|f16|f32|f64|c64)\[([\d,]*)\](\{[^}]*\})?")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.$-]+)|branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8}
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 IN_PLACE = (
     "parameter",
@@ -63,10 +62,8 @@ class Instruction:
         return [name.strip().lstrip("%") for one, many in found for name in (one or many).split(",")]
 
 
-@dataclass
-class Computation:
-    name: str
-    instructions: dict[str, Instruction] = field(default_factory=dict)
+Computation = dict[str, Instruction]
+"""Operations by name."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +83,18 @@ class Collective:
     sent: float
 
 
+def sizes_of(shapes: str, hbm_only: bool = False) -> list[float]:
+    """Bytes of each array in a written shape; of those in memory on the chip (`S(1)`) none, if asked."""
+    return [
+        math.prod(int(n) for n in sizes.split(",") if n) * int((re.search(r"\d+", kind) or ["8"])[0]) / 8
+        for kind, sizes, layout in SHAPE.findall(shapes)
+        if not (hbm_only and re.search(r"S\([1-9]", layout))
+    ]
+
+
 def size_of(shapes: str, hbm_only: bool = False) -> float:
-    """Bytes of the arrays in a written shape; without those that lie in memory on the chip (`S(1)`), if asked."""
-    total = 0.0
-    for kind, sizes, layout in SHAPE.findall(shapes):
-        if not (hbm_only and re.search(r"S\([1-9]", layout)):
-            width = SIZES.get(kind) or int(re.sub(r"\D", "", kind)[:2]) / (1 if kind.startswith("f8") else 8)
-            total += math.prod(int(n) for n in sizes.split(",") if n) * (1 if kind.startswith("f8") else width)
-    return total
+    """The sum of `sizes_of`."""
+    return sum(sizes_of(shapes, hbm_only))
 
 
 class Program:
@@ -116,13 +117,13 @@ class Program:
         for line in text.splitlines():
             if current is None:
                 if (found := COMPUTATION.match(line)) and not line.startswith("HloModule"):
-                    current = self._all[found[1]] = Computation(found[1])
+                    current = self._all[found[1]] = {}
                     if line.startswith("ENTRY"):
                         self._entry = found[1]
             elif line.startswith("}"):
                 current = None
             elif found := INSTRUCTION.match(line):
-                current.instructions[found[1]] = Instruction(found[1], found[3], found[2], found[4])
+                current[found[1]] = Instruction(found[1], found[3], found[2], found[4])
 
     def _count(self) -> dict[str, int]:
         """How often each computation runs in a step."""
@@ -130,7 +131,7 @@ class Program:
 
         def visit(name: str, n: int) -> None:
             times[name] += n
-            for instruction in self._all[name].instructions.values():
+            for instruction in self._all[name].values():
                 turns = self._turns(instruction) if instruction.kind == "while" else 1
                 for callee in instruction.callees:
                     if callee in self._all:
@@ -143,7 +144,7 @@ class Program:
         """How often a loop's body runs: as noted, or what its counter, from 0, is compared with."""
         if noted := TRIPS.search(loop.rest):
             return int(noted[1])
-        condition = self._all[re.search(r"condition=%?([\w.$-]+)", loop.rest)[1]].instructions
+        condition = self._all[re.search(r"condition=%?([\w.$-]+)", loop.rest)[1]]
         for instruction in condition.values():
             if instruction.kind == "compare" and "direction=LT" in instruction.rest:
                 for operand in instruction.operands:
@@ -156,7 +157,7 @@ class Program:
         return {
             callee
             for computation in self._all.values()
-            for instruction in computation.instructions.values()
+            for instruction in computation.values()
             if instruction.kind not in ("while", "conditional", "call") and not instruction.kind.startswith("async")
             for callee in instruction.callees
         }
@@ -168,7 +169,7 @@ class Program:
         # One that runs beside others is written once for its start, once for each of these, and once for its end.
         channels: dict[str, tuple[str, Instruction]] = {}
         for name, computation in self._all.items():
-            for instruction in computation.instructions.values():
+            for instruction in computation.values():
                 if instruction.kind.removesuffix("-start") in COLLECTIVES and self._times[name]:
                     channel = re.search(r"channel_id=(\d+)", instruction.rest)
                     channels.setdefault(channel[1] if channel else f"{name} {instruction.name}", (name, instruction))
@@ -198,10 +199,10 @@ class Program:
         for name, computation in self._all.items():
             if name in fused or not self._times[name]:
                 continue
-            shapes = {i.name: i.shapes for i in computation.instructions.values()}
+            shapes = {i.name: i.shapes for i in computation.values()}
             moved = sum(
                 self._moved(instruction, shapes)
-                for instruction in computation.instructions.values()
+                for instruction in computation.values()
                 if instruction.kind not in IN_PLACE and not instruction.kind.endswith("-done")
             )
             total += self._times[name] * moved
@@ -223,7 +224,7 @@ class Program:
         updates a slice of, nothing."""
         users: dict[str, list[Instruction]] = defaultdict(list)
         parameters: dict[int, str] = {}
-        for instruction in inner.instructions.values():
+        for instruction in inner.values():
             if instruction.kind == "parameter":
                 parameters[int(re.match(r"(\d+)", instruction.rest)[1])] = instruction.name
             for operand in instruction.operands:
@@ -247,9 +248,9 @@ class Program:
         return found
 
     def _result_of(self, inner: Computation, instruction: Instruction) -> float:
-        updates = [i for i in inner.instructions.values() if i.kind == "dynamic-update-slice"]
+        updates = [i for i in inner.values() if i.kind == "dynamic-update-slice"]
         if updates:
-            own = {i.name: i.shapes for i in inner.instructions.values()}
+            own = {i.name: i.shapes for i in inner.values()}
             whole = sum(size_of(i.shapes, True) for i in updates)
             return max(size_of(instruction.shapes, True) - whole, 0) + sum(
                 size_of(own.get(i.operands[1], "")) for i in updates
@@ -259,7 +260,7 @@ class Program:
 
 def _sent(kind: str, instruction: Instruction, devices: int) -> float:
     """Bytes that each of some devices sends, around a ring."""
-    each = [size_of(f"{kind}[{sizes}]{layout}") for kind, sizes, layout in SHAPE.findall(instruction.shapes)]
+    each = sizes_of(instruction.shapes)
     started, share = instruction.kind.endswith("-start"), (devices - 1) / devices
     if kind == "all-reduce":
         return 2 * share * sum(each)

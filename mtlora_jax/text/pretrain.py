@@ -1,6 +1,6 @@
-"""Pretraining a language model on the micro-world's plain text: where the embedded `microworld` model comes from.
+"""Pretraining a language model on texts about the micro-world: where the embedded `microworld` model comes from.
 
-It never sees an instruction or an answer format. A run writes its model as a Hugging Face folder.
+It never sees an instruction, nor the forms of the tasks. A run writes its model as a Hugging Face folder.
 """
 
 from collections.abc import Mapping, Sequence

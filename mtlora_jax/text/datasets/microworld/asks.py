@@ -26,12 +26,11 @@ class Ask:
     wrong: Sequence[str]
     count: int = 4
 
-    def choice(self, rng: np.random.Generator) -> tuple[list[str], int]:
-        """Options with the right one at a random place, and that place from 1."""
+    def choice(self, rng: np.random.Generator) -> list[str]:
+        """Options with the right one at a random place."""
         wrong = sorted(set(self.wrong) - {self.right})
         options = [self.right, *rng.choice(wrong, self.count - 1, replace=False).tolist()]
-        order = rng.permutation(self.count)
-        return [options[i] for i in order], int(np.flatnonzero(order == 0)[0]) + 1
+        return [options[i] for i in rng.permutation(self.count)]
 
 
 def pick(rng: np.random.Generator, of):

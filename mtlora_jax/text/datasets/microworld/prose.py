@@ -97,7 +97,7 @@ def question(world: World, rng: np.random.Generator) -> str:
     """A question in one of many forms, with things said in between, and its answer. A model that has met many forms
     answers in others."""
     ask = pick(rng, ASKED)(world, rng)
-    options, _ = ask.choice(rng)
+    options = ask.choice(rng)
     before, between, after = (sayings(rng) if rng.random() < share else "" for share in (0.4, 0.3, 0.4))
     listed = pick(rng, LISTS)(options)
     body = [before, ask.text, between, listed, after] if rng.random() < 0.8 else [listed, before, ask.text, after]

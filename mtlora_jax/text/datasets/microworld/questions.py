@@ -90,7 +90,7 @@ def rows(task: str, split: str, length: int, world: World, seed: int = 0) -> lis
             ask = family.ask(world, rng)
             if (zlib.crc32(f"{task} {ask.key}".encode()) % HELD_OUT == 0) == held_out:
                 break
-        options, _ = ask.choice(rng)
+        options = ask.choice(rng)
         instruction = f"{family.begin} {ask.text}\n\nAnswer format: {'/'.join(options)}"
         outputs = tuple(f"the correct answer is {option}" for option in options)
         found.append(Row(task, instruction, "", f"the correct answer is {ask.right}", ask.right, outputs))

@@ -1,6 +1,5 @@
 """A recipe's real training step, compiled for devices that are not there, and what that says about memory and time."""
 
-import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from mtlora_jax.config import Config
-from mtlora_jax.engine.dry_run import shaped
+from mtlora_jax.engine.dry_run import shaped, size
 from mtlora_jax.engine.flops import macs
-from mtlora_jax.engine.mesh import batch_sharding, check_batch_size, make_mesh, replicated
+from mtlora_jax.engine.mesh import batch_sharding, batch_shards, check_batch_size, make_mesh, replicated
 from mtlora_jax.engine.optim import schedule
 from mtlora_jax.engine.partition import split_variables
-from mtlora_jax.engine.sharding import shardings
+from mtlora_jax.engine.sharding import bytes_per_device, shardings
 from mtlora_jax.engine.state import State, abstract_variables, optimizer_of, weight_labels
 from mtlora_jax.engine.step import make_train_step
 from mtlora_jax.engine.workload import Workload
@@ -91,13 +90,9 @@ def plan(config: Config, topology: str, base_dtype: str | None = None) -> Plan:
     )
     rate = schedule(config.optim, config.train.steps)
     step = make_train_step(workload, optimizer, rate, config.seed, mesh, config.train.accumulate)
-    memory = {
-        "frozen": on_chip(frozen),
-        "trainable": on_chip(state.trainable),
-        "optimizer": on_chip(state.opt_state),
-        "mutable": on_chip(state.mutable),
-        "batch": on_chip(batch),
-    }
+    kinds = {"frozen": frozen, "trainable": state.trainable, "optimizer": state.opt_state, "mutable": state.mutable}
+    memory = {kind: bytes_per_device(workload.axes, tree, mesh) for kind, tree in kinds.items()}
+    memory["batch"] = size(batch) // batch_shards(mesh)
     told = {
         "config": config.name,
         "topology": topology,
@@ -157,9 +152,3 @@ def abstract_start(config: Config, workload: Workload, mesh: jax.sharding.Mesh, 
     )
     state = State(step, placed(trainable), opt_state, placed(mutable))
     return state, placed(frozen, base_dtype), batch, optimizer
-
-
-def on_chip(tree: Any) -> float:
-    """Bytes of a tree's leaves on one device."""
-    shapes = ((x.sharding.shard_shape(x.shape), x.dtype.itemsize) for x in jax.tree.leaves(tree))
-    return float(sum(math.prod(shape) * size for shape, size in shapes))

@@ -16,13 +16,13 @@ def runner(cache: Path) -> Callable[..., str]:
     """`run(script, *arguments)` gives what Python printed there, or fails with what it complained of.
 
     Args:
-      cache: a folder of compiled programs, which all runs share; they are not optimised.
+      cache: a folder of compiled programs, which all runs share; they are as little optimised as those of the tests.
     """
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_llvm_disable_expensive_passes=true",
     }
 
     def run(*arguments) -> str:
@@ -44,7 +44,7 @@ class Hosts:
 
     Args:
       command: of the process of a number, given its launch flags.
-      cache: a folder of compiled programs, which all share; they are not optimised.
+      cache: a folder of compiled programs, which all share; they are as little optimised as those of the tests.
       devices: of each.
     """
 
@@ -57,7 +57,7 @@ class Hosts:
     ):
         address, environment = f"127.0.0.1:{free_port()}", dict(os.environ)
         environment |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), "PYTHONPATH": str(ROOT)}
-        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)}
         flags = [None if count == 1 else (address, str(count), str(i)) for i in range(count)]
         self.processes = [
             subprocess.Popen(

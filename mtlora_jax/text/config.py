@@ -76,6 +76,8 @@ class TextConfig(Config):
       buckets: lengths that batches are padded to; empty pads to the cutoff.
       pack: L of rows that hold many examples; 0 gives each example a row.
       temperature: tasks are drawn by `size ** (1 / temperature)`; None goes through all examples.
+      plain_text: a file of plain text, whose perplexity tells what is forgotten; empty takes the data set's own.
+      plain_length: how many of its paragraphs are read; 0 measures nothing.
       dtype: compute dtype.
       remat: what the backward pass computes again; see `text.llama`.
       data: the data set.
@@ -96,6 +98,8 @@ class TextConfig(Config):
     buckets: tuple[int, ...] = ()
     pack: int = 0
     temperature: float | None = None
+    plain_text: str = ""
+    plain_length: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "full", "dots"] = "none"
     data: Data = field(default_factory=MicroworldData)
@@ -118,6 +122,8 @@ class TextConfig(Config):
             raise UserError(f"buckets must rise to cutoff = {self.cutoff} or beyond, not {self.buckets}")
         if self.temperature is not None and self.temperature <= 0:
             raise UserError(f"temperature must be positive, not {self.temperature}")
+        if self.plain_length < 0:
+            raise UserError(f"plain_length must be at least 0, not {self.plain_length}")
         if self.adapter is None and not self.train_base:
             raise UserError("nothing would train: set an adapter, or train_base")
         if self.adapter is not None:

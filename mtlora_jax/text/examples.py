@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json
-from mtlora_jax.input.protocols import Batches
+from mtlora_jax.input.protocols import Batches, HeldOut
 from mtlora_jax.language.corpus import Corpus, corpus
 from mtlora_jax.language.encode import encode_rows
 from mtlora_jax.language.packing import Packed, Padded, PaddedInOrder, order_of
@@ -16,6 +16,7 @@ from mtlora_jax.language.templates import TEMPLATES
 from mtlora_jax.language.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.datasets.microworld import MicroworldData
+from mtlora_jax.text.plain import WithPlain, plain_corpus
 from mtlora_jax.text.source import source_of
 from mtlora_jax.text.tasks.task import Task
 
@@ -164,9 +165,15 @@ def train_batches(config: TextConfig, examples: Corpus, batch_size: int) -> Batc
     return Padded(examples, buckets(config), pad, order, batch_size)
 
 
-def held_out(config: TextConfig, examples: Corpus, batch_size: int) -> Sequence[dict]:
-    """The held-out set in order, an example a row."""
-    return PaddedInOrder(examples, buckets(config), tokenizer_of(config).pad, batch_size)
+def held_out(config: TextConfig, examples: Corpus, batch_size: int) -> HeldOut:
+    """The held-out set in order, an example a row, and plain text after it."""
+    tokenizer = tokenizer_of(config)
+
+    def in_order(examples: Corpus) -> HeldOut:
+        return PaddedInOrder(examples, buckets(config), tokenizer.pad, batch_size)
+
+    plain = plain_corpus(config, tokenizer)
+    return in_order(examples) if plain is None else WithPlain(in_order(examples), in_order(plain))
 
 
 def buckets(config: TextConfig) -> tuple[int, ...]:

@@ -27,6 +27,8 @@ NOTE = (
     "accuracy: the share of held-out answers of which every token is the likeliest after the true ones before it; "
     "eval.py --protocol generate scores what is written freely"
 )
+PLAIN = "plain/perplexity"
+"""One of each task, which tables leave out for their mean; see `text.plain`."""
 INTO, OUT_OF = "(q|k|v|gate|up)_proj", "(o|down)_proj"
 """Projections from the model's width, and back to it."""
 
@@ -60,7 +62,7 @@ def make_workload(config: TextConfig) -> Workload:
     opened = cache(partial(open_corpus, config, forms=forms))
     return Workload(
         objectives={
-            name: Objective(task.weight, mean_loss, accuracy, "accuracy", higher_is_better=True)
+            name: Objective(task.weight, mean_loss, scores, "accuracy", higher_is_better=True)
             for name, task in config.tasks.items()
         },
         abstract_batch=partial(abstract_batch, config),
@@ -98,9 +100,12 @@ def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mappi
 
 
 def average(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean over tasks of the metric that stands for each."""
-    scores = [next(value for name, value in of.items() if name != "loss") for of in metrics.values()]
-    return {"average": float(np.mean(scores))}
+    """The mean over tasks of the metric that stands for each, and of the perplexity of plain text (geometric)."""
+    first = [next(value for name, value in of.items() if name != "loss") for of in metrics.values()]
+    found = {"average": float(np.mean(first))}
+    if plain := [of[PLAIN] for of in metrics.values() if PLAIN in of]:
+        found["perplexity of plain text"] = float(np.exp(np.mean(np.log(plain))))
+    return found
 
 
 def table(config: TextConfig) -> tuple[tuple[str, str], ...]:
@@ -137,10 +142,15 @@ def forward(model: Llama, variables: Mapping, batch: Mapping, key: jax.Array | N
     return token_losses(head, model.spec.vocab_size, hidden, batch["targets"]), {}
 
 
+def answers(batch: Mapping) -> jax.Array:
+    """Which rows are asked for an answer, `[B]` bool: all that are not plain text."""
+    return ~batch["plain"] if "plain" in batch else jnp.ones(len(batch["tokens"]), bool)
+
+
 def sums(names: tuple[str, ...], outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
     """Every task's summed loss and counted tokens, of rows that are valid for it."""
     task_id = batch["task_id"] if batch["task_id"].ndim == 2 else batch["task_id"][:, None]
-    loss_mask = batch["targets"] != IGNORE
+    loss_mask = (batch["targets"] != IGNORE) & answers(batch)[:, None]
     return {
         name: perplexity_sums(outputs["nll"], loss_mask & (task_id == t) & batch["valid"][name][:, None])
         for t, name in enumerate(names)
@@ -154,14 +164,21 @@ def total(weights: Mapping[str, float], losses: Mapping, sums: Mapping) -> jax.A
 
 
 def measure(names: tuple[str, ...], outputs: Mapping, batch: Mapping) -> dict[str, dict[str, jax.Array]]:
-    """Whether greedy decoding would give an example's answer to the letter; one example a row."""
-    loss_mask = batch["targets"] != IGNORE
-    exact = ((outputs["prediction"] == batch["targets"]) | ~loss_mask).all(1)
-    return {name: {"exact": exact, "examples": jnp.ones_like(exact)} for name in names}
+    """Of every row, one example each: whether greedy decoding would give its answer to the letter, or the loss of its
+    plain text."""
+    loss_mask, asked = batch["targets"] != IGNORE, answers(batch)
+    exact = ((outputs["prediction"] == batch["targets"]) | ~loss_mask).all(1) & asked
+    statistics = {"exact": exact, "examples": asked}
+    if "plain" in batch:
+        plain = batch["plain"]
+        statistics |= {"nll": outputs["nll"].sum(1) * plain, "tokens": loss_mask.sum(1) * plain}
+    return dict.fromkeys(names, statistics)
 
 
-def accuracy(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
-    return {"accuracy": float(sums["exact"] / max(sums["examples"], 1))}
+def scores(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """`accuracy`; and where there is plain text, its perplexity under the task's adapters."""
+    plain = {PLAIN: float(np.exp(sums["nll"] / sums["tokens"]))} if sums.get("tokens", 0) else {}
+    return {"accuracy": float(sums["exact"] / max(sums["examples"], 1)), **plain}
 
 
 def constant(train: Corpus, held_out: Corpus) -> dict[str, dict[str, float]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.weights.hub import shipped
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class Data:
     def answers(self, task: str) -> Sequence[str]:
         """What a task is answered with, the positive one last, where this set says so; empty: as published."""
         return ()
+
+    def plain(self, length: int) -> Sequence[str]:
+        """Plain texts, at most `length`, by which a run sees what its model forgets; see `text.plain`."""
+        text = shipped("plain.txt").read_text()
+        return [" ".join(part.split()) for part in text.split("\n\n")][:length]
 
     def open(self, split: str, tasks: Sequence[str]) -> list[Row]:
         """`rows`, of which every task has some.

@@ -7,6 +7,8 @@ never seen for what it knows.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
 from mtlora_jax.text.datasets.data import Data
@@ -15,6 +17,9 @@ from mtlora_jax.text.datasets.microworld.prose import plain_text
 from mtlora_jax.text.datasets.microworld.questions import FAMILIES, rows
 
 __all__ = ["FAMILIES", "MicroworldData", "World", "plain_text", "rows"]
+
+PLAIN = 1 << 40
+"""The random key of texts that pretraining, whose key is a run's seed, has not met."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class MicroworldData(Data):
             raise UserError(f"tasks.{unknown[0]}: the micro-world has only {', '.join(FAMILIES)}")
         length = self.train_length if split == "train" else self.val_length
         return [row for task in tasks for row in rows(task, split, length, World(self.world))]
+
+    def plain(self, length: int) -> Sequence[str]:
+        world = World(self.world)
+        streams = (np.random.Philox(key=[PLAIN, i]) for i in range(length))
+        return [plain_text(world, np.random.Generator(stream)) for stream in streams]
 
     def answers(self, task: str) -> Sequence[str]:
         return FAMILIES[task].answers if task in FAMILIES else ()

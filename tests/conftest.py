@@ -5,10 +5,13 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 # Programs run for milliseconds here and compile for seconds: the compiler's optimisations cost more than they save.
-flags = ["--xla_backend_optimization_level=0"]
 # Eight devices on one busy core meet late: by default the process is aborted when they have waited for 40 seconds.
-flags += ["--xla_cpu_collective_call_terminate_timeout_seconds=600", "--xla_cpu_collective_timeout_seconds=600"]
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *(os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"),
+        *("--xla_cpu_collective_call_terminate_timeout_seconds=600", "--xla_cpu_collective_timeout_seconds=600"),
+    ]
+).strip()
 
 import jax
 import pytest

@@ -9,9 +9,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mtlora_jax.text.datasets.commonsense_qa import FILES, TASK
 from mtlora_jax.text.datasets.glue import FIELDS, MATCHED, SPLITS
 from mtlora_jax.text.tasks import COMMONSENSE, GLUE
 
@@ -48,6 +50,13 @@ def commonsense_record(task: str, rng: np.random.Generator) -> dict[str, str]:
     return _record(asked, names[rng.integers(count)])
 
 
+def commonsense_qa_record(rng: np.random.Generator) -> dict[str, Any]:
+    """One record of CommonsenseQA, with its authors' fields."""
+    choices = [{"label": label, "text": _phrase(rng, 1)} for label in "ABCDE"]
+    question = {"question_concept": _phrase(rng, 1), "choices": choices, "stem": f"{_phrase(rng)}?"}
+    return {"answerKey": "ABCDE"[rng.integers(5)], "id": "0", "question": question}
+
+
 def _record(instruction: str, answer: str) -> dict[str, str]:
     return {"instruction": instruction, "input": "", "output": f"the correct answer is {answer}", "answer": answer}
 
@@ -59,7 +68,7 @@ def _phrase(rng: np.random.Generator, length: int = 6) -> str:
 def write_commonsense(
     root: str | Path, train: int = 4, test: int = 3, seed: int = 0, tasks: Sequence[str] = tuple(COMMONSENSE)
 ) -> Path:
-    """Writes a folder for each set, and all training rows shuffled in one file, with task ids and without."""
+    """Writes a folder for each set, and the eight's training rows shuffled in one file, with task ids and without."""
     root, rng = Path(root), np.random.Generator(np.random.Philox(seed))
     everything = []
     for task in tasks:
@@ -68,6 +77,9 @@ def write_commonsense(
         for name, records in made.items():
             _write(root / task / f"{name}.json", json.dumps(records))
         everything += [{**record, "task_id": list(COMMONSENSE).index(task)} for record in made["train"]]
+    for name in FILES.values():
+        lines = [json.dumps(commonsense_qa_record(rng)) + "\n" for _ in range(test)]
+        _write(root / TASK / name, "".join(lines))
     mixed = [everything[i] for i in rng.permutation(len(everything))]
     _write(root / "commonsense_170k_taskid.json", json.dumps(mixed))
     bare = [{key: value for key, value in record.items() if key != "task_id"} for record in mixed]

@@ -1,4 +1,4 @@
-"""What a model forgets: plain text, whose perplexity under every task's adapters is measured wherever held-out rows are.
+"""What a model forgets: the perplexity of plain text under every task's adapters, measured where held-out rows are.
 
 Before the first step it is the base model's. What fine-tuning adds to it is what it costs a model in everything else.
 """

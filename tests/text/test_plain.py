@@ -1,4 +1,4 @@
-"""What is forgotten: the perplexity of plain text under every task's adapters, beside held-out answers and never in them."""
+"""What is forgotten: the perplexity of plain text under every task's adapters; held-out scores know nothing of it."""
 
 from dataclasses import replace
 
@@ -64,7 +64,7 @@ def test_documents_are_the_data_set_s_or_a_file_s_paragraphs(tmp_path):
     file.write_text("\n \n")
     with pytest.raises(UserError, match=rf"^plain_text: {file} holds no text$"):
         documents(config)
-    with pytest.raises(UserError, match="nothing.txt"):
+    with pytest.raises(UserError, match=r"nothing\.txt"):
         documents(replace(config, plain_text=str(tmp_path / "nothing.txt")))
-    with pytest.raises(UserError, match="plain_length must be at least 0"):
+    with pytest.raises(UserError, match=r"plain_length must be at least 0"):
         replace(CONFIG, plain_length=-1).validate()

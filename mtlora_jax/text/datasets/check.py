@@ -16,6 +16,7 @@ from mtlora_jax.language.templates import TEMPLATES, Template
 from mtlora_jax.language.tokenizer import Tokenizer
 from mtlora_jax.listing import text_table
 from mtlora_jax.text.config import TextConfig
+from mtlora_jax.text.datasets import commonsense_qa
 from mtlora_jax.text.datasets.commonsense import SIZES, UNCHECKED
 from mtlora_jax.text.examples import open_rows, tokenizer_of, unread_lines
 
@@ -149,12 +150,12 @@ def as_json(found: Mapping[str, Summary]) -> dict[str, Any]:
 
 def compare(found: Mapping[str, Summary], split: str) -> list[str]:
     """Rows of the commonsense sets against the published counts, a line each; `val` stands for their test files."""
-    lines = []
+    lines, sizes = [], {**SIZES, commonsense_qa.TASK: commonsense_qa.SIZES}
     for task, s in found.items():
-        if task in SIZES:
-            published = SIZES[task][0 if split == "train" else 1]
+        if task in sizes:
+            published = sizes[task][0 if split == "train" else 1]
             name = f"{task} {'train' if split == 'train' else 'test'}"
             verdict = "agrees" if s.rows == published else "differs"
-            doubt = " (recalled, never checked)" if name in UNCHECKED else ""
+            doubt = " (recalled, never checked)" if name in UNCHECKED or task == commonsense_qa.TASK else ""
             lines.append(f"{verdict}: {name} has {s.rows} rows, published {published}{doubt}")
     return lines

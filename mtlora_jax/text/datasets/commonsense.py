@@ -3,6 +3,7 @@
 <root>/<set>/train.json, <root>/<set>/test.json     boolq piqa social_i_qa hellaswag winogrande
                                                     ARC-Challenge ARC-Easy openbookqa
 <root>/commonsense_170k_taskid.json                 all training rows, with task ids (or without)
+<root>/commonsense_qa/...                           the ninth, as its authors publish it; see `commonsense_qa`
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.text.datasets import commonsense_qa
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.read import read_rows
 from mtlora_jax.text.tasks import COMMONSENSE
@@ -37,8 +39,8 @@ class CommonsenseData(Data):
 
     Attributes:
       root: the folder that holds a folder for each set.
-      train: one training file for all of them, `commonsense_170k_taskid.json` or the like; empty trains on each set's
-        own file.
+      train: one training file for the eight of them, `commonsense_170k_taskid.json` or the like; empty trains on each
+        set's own file.
       val_length: rows of each test set that evaluation during training reads; 0 for all.
     """
 
@@ -55,12 +57,17 @@ class CommonsenseData(Data):
             own = {task: file for task in COMMONSENSE if (file := root / task / "train.json").exists()}
             # Ids in the published file count all eight sets, whichever of them a run takes.
             found = read_rows(root / self.train, tuple(COMMONSENSE), own)
-            return [row for row in found if row.task in tasks]
-        name = "train.json" if split == "train" else "test.json"
-        return [row for task in tasks for row in _one(root / task / name, task)]
+            extra = [task for task in tasks if task not in COMMONSENSE]
+            return [row for row in found if row.task in tasks] + [
+                row for task in extra for row in _one(root / task, task, split)
+            ]
+        return [row for task in tasks for row in _one(root / task, task, split)]
 
 
-def _one(path: Path, task: str) -> list[Row]:
+def _one(folder: Path, task: str, split: str) -> list[Row]:
+    if task == commonsense_qa.TASK:
+        return commonsense_qa.read_commonsense_qa(folder / commonsense_qa.FILES[split])
+    path = folder / ("train.json" if split == "train" else "test.json")
     rows = read_rows(path, (task,))
     if not rows:
         raise UserError(f"{path} holds no rows of {task}")

@@ -24,6 +24,9 @@ COMMONSENSE: Mapping[str, Task] = {
 }
 """The eight sets, in the order of the published task ids 0 to 7."""
 
+COMMONSENSE_QA = Task("commonsense_qa", numbered("answer", 5), digits=True)
+"""The ninth set, which some add to the eight."""
+
 GLUE: Mapping[str, Task] = {
     task.name: task
     for task in (
@@ -40,4 +43,4 @@ GLUE: Mapping[str, Task] = {
 }
 """GLUE; answers are in the order of the labels 0, 1, 2."""
 
-TASKS: Mapping[str, Task] = {**COMMONSENSE, **GLUE}
+TASKS: Mapping[str, Task] = {**COMMONSENSE, COMMONSENSE_QA.name: COMMONSENSE_QA, **GLUE}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlora_jax import schema
+from mtlora_jax import schema, storage
 from mtlora_jax.config import Config
 from mtlora_jax.engine import launch
 from mtlora_jax.errors import Interrupted, UserError, one_line
@@ -40,14 +40,14 @@ class Door:
 
     Attributes:
       config: validated.
-      workdir: the run's directory.
+      workdir: the run's directory, here or in a store.
       dry_run: train nothing.
       launch: how the run's processes find each other; see `engine.launch`.
       profile: which steps are traced, as it was said.
     """
 
     config: Config
-    workdir: Path
+    workdir: str | Path
     dry_run: bool
     launch: Mapping[str, str | None]
     profile: str | None
@@ -75,7 +75,7 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
         raise UserError("no recipe: give one with --config FILE, such as configs/scenes_smoke.py")
     config = override(load_config(flags["config"]), rest)
     config.validate()
-    workdir = Path(flags["workdir"] or Path("runs") / config.name)
+    workdir = flags["workdir"] or Path("runs") / config.name
     return Door(config, workdir, flags["dry_run"], {name: flags[name] for name in launch.FLAGS}, flags["profile"])
 
 
@@ -273,7 +273,10 @@ def fail_cleanly() -> Iterator[None]:
     Ctrl-C exits with 130, after the command has printed what it saved; a reader of the output that is gone, with 141.
     """
     try:
-        yield
+        try:
+            yield
+        finally:
+            storage.close()
     except BrokenPipeError:
         discard(sys.stdout)
         raise SystemExit(141) from None

@@ -164,7 +164,7 @@ MAY_DIFFER = (
     *("train.steps", "optim.steps", "train.eval_*", "train.*_every", "train.keep", "train.best", "baselines"),
     *("train.worker*", "train.patience", "mesh.*"),
     *("init_from", "tokenizer", "data.root", "data.prepared", "data.sources.*.root", "data.sources.*.prepared"),
-    *("data.train", "data.val", "data.per_set.*", "search.*"),
+    *("data.train", "data.val", "data.per_set.*", "search.*", "plain_*"),
 )
 """What a resumed run, or a command that reads it, may change: its length and reports, its machine, and where its base
 and data lie (a base is known by its fingerprint). Never what a step computes."""

@@ -4,6 +4,7 @@ import codecs
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,17 @@ from typing import Any
 from mtlora_jax.errors import UserError
 
 
+def here(path: str | Path) -> Path:
+    """A path on this machine. Raises UserError for one in a store, which would become a folder `gs:` here."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise UserError(f"{path} cannot be written to: give a folder of this machine")
+    return Path(path)
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path of the same suffix, which takes `path`'s place when the block ends well."""
-    path = Path(path)
+    path = here(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         yield temporary
@@ -82,7 +90,7 @@ def cache_home() -> Path:
 
 def make_workdir(path: str | Path) -> Path:
     """Makes a directory and probes that it can be written to; raises UserError if not."""
-    path = Path(path)
+    path = here(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f".probe.{os.getpid()}"

@@ -13,6 +13,7 @@ from mtlora_jax.engine.claim import CONFIG
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json
 from mtlora_jax.listing import listed
+from mtlora_jax.storage import exists, fetched, opened
 
 
 class Borrowed(Mapping):
@@ -88,8 +89,8 @@ def run_named(source: str | None) -> tuple[Path, str] | None:
     if source is None:
         return None
     for directory, step in ((source, "last"), source.rpartition("@")[::2]):
-        if directory and (Path(directory) / CONFIG).is_file():
-            return (Path(directory), step) if is_run_config(read_json(Path(directory) / CONFIG)) else None
+        if directory and exists(path := f"{directory}/{CONFIG}"):
+            return (opened(directory), step) if is_run_config(read_json(fetched(path))) else None
     return None
 
 

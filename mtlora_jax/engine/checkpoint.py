@@ -7,7 +7,6 @@ checkpoint: this does.
 
 import gc
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +16,14 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from mtlora_jax.engine import hosts
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import finite
+from mtlora_jax.storage import is_remote
 from mtlora_jax.weights.digest import digest
 
 META = "meta"
@@ -56,12 +57,12 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | Path,
+        directory: str | Path | epath.Path,
         keep: int = 2,
         read_only: bool = False,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ):
-        self.directory = Path(directory).absolute()
+        self.directory = epath.Path(directory if is_remote(str(directory)) else Path(directory).absolute())
         self._say = say
         self._broken: list[int] = []
         self._by: str | None = None
@@ -214,7 +215,7 @@ class Checkpoints:
 
         def aside() -> None:
             for step in self._broken:
-                os.replace(self.directory / str(step), self.directory / f"{step}.damaged")
+                (self.directory / str(step)).rename(self.directory / f"{step}.damaged")
 
         if self._broken:
             hosts.told(aside)

@@ -10,10 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from mtlora_jax.config import Config, check_resumable, is_run_config, to_json
 from mtlora_jax.engine.hosts import check_shared, together, told
+from mtlora_jax.engine.lease import leased
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, read_json, write_json
+from mtlora_jax.storage import Note, home
 
 LOCK, CONFIG, BASE, RESULTS, CHECKPOINTS = ".lock", "config.json", "base.safetensors", "results.json", "checkpoints"
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
@@ -40,7 +44,7 @@ def claimed(workdir: Path, config: Config) -> Iterator[dict[str, Any] | None]:
             return _fitting(workdir, to_json(config))
 
         found = told(claim)
-        check_shared(workdir / LOCK)
+        check_shared(Note(workdir / LOCK))
         with together(workdir):
             yield found
 
@@ -48,7 +52,7 @@ def claimed(workdir: Path, config: Config) -> Iterator[dict[str, Any] | None]:
 def _fitting(workdir: Path, config: dict) -> dict[str, Any] | None:
     path = workdir / CONFIG
     if not path.exists():
-        if found := next((name for name in (BASE, RESULTS, CHECKPOINTS) if _is_filled(workdir / name)), None):
+        if found := next((name for name in (BASE, RESULTS, CHECKPOINTS) if _is_filled(home(workdir / name))), None):
             raise UserError(f"{workdir} holds {found} without the {CONFIG} of a run; choose another --workdir")
         return None
     old = read_json(path)
@@ -60,14 +64,14 @@ def _fitting(workdir: Path, config: dict) -> dict[str, Any] | None:
     return old
 
 
-def _is_filled(path: Path) -> bool:
+def _is_filled(path: epath.Path) -> bool:
     """Whether there is a file, or a folder with something in it: an empty one is made before anything is saved."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def holds_run(workdir: Path) -> bool:
     """Whether a checkpoint was completed in a directory, or a run was finished whose checkpoints are gone."""
-    checkpoints, results = workdir / CHECKPOINTS, workdir / RESULTS
+    checkpoints, results = home(workdir / CHECKPOINTS), workdir / RESULTS
     saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
     return saved or (results.exists() and "finished" in read_json(results))
 
@@ -80,14 +84,19 @@ def take(workdir: Path, config: Config) -> None:
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
     """A lock that ends with this process, however that ends. Raises UserError where a living process holds it."""
+    holder = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+    if (note := Note(workdir / LOCK)).remote:
+        with leased(note, holder):
+            yield
+        return
     with (workdir / LOCK).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in TAKEN:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
-                raise UserError(f"{workdir} is in use by {holder}; wait for it, or choose another --workdir") from None
+                other = file.read().strip() or "another process"
+                raise UserError(f"{workdir} is in use by {other}; wait for it, or choose another --workdir") from None
         file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}", file=file, flush=True)
+        print(holder, file=file, flush=True)
         yield

@@ -20,6 +20,7 @@ from mtlora_jax.engine.step import finish
 from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
+from mtlora_jax.storage import opened
 
 GIB = 2**30
 
@@ -43,7 +44,7 @@ def shaped(config: Config) -> tuple[Config, Workload]:
         return bare, workload_of(bare)
 
 
-def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
+def dry_run(config: Config, workload: Workload, workdir: str | Path) -> dict:
     """Prints the parameter table, mesh, batch and memory estimate, and writes them to `DIR/summary.json`.
 
     Everything is traced with shapes: it takes seconds at any size.
@@ -72,7 +73,7 @@ def dry_run(config: Config, workload: Workload, workdir: Path) -> dict:
         "steps": config.train.steps,
         "bytes_per_device": memory,
     }
-    make_workdir(workdir)
+    workdir = make_workdir(opened(workdir))
     write_json(workdir / "summary.json", summary)
 
     print(tables.parameter_table(weights, labels))

@@ -23,6 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.errors import Interrupted, UserError, one_line
+from mtlora_jax.storage import Note
 
 T = TypeVar("T")
 FAILURE = ".failure"
@@ -124,17 +125,18 @@ def together(workdir: Path) -> Iterator[None]:
     if jax.process_count() == 1:
         yield
         return
-    path, done = workdir / FAILURE, threading.Event()
-    told(lambda: path.unlink(missing_ok=True))  # that of an earlier run
+    note, done = Note(workdir / FAILURE), threading.Event()
+    told(note.remove)  # that of an earlier run
+    poll = 10 * POLL if note.remote else POLL
 
     def watch() -> None:
-        while not done.wait(POLL):
+        while not done.wait(poll):
             with contextlib.suppress(OSError):
-                line = path.read_text()
+                line = note.read()
                 if line and not done.is_set():
                     print(f"error: {line}", file=sys.__stderr__, flush=True)
                     if is_first():  # it is what the others are connected to: they look first
-                        time.sleep(3 * POLL)
+                        time.sleep(3 * poll)
                     os._exit(2)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -148,31 +150,36 @@ def together(workdir: Path) -> Iterator[None]:
         words = "another process is gone; the same command resumes" if gone else one_line(error)
         line, known = f"process {jax.process_index()}: {words}", gone or isinstance(error, UserError | OSError)
         with contextlib.suppress(OSError):
-            if path.exists():  # another was first, and this is what came of it here
-                line, known = path.read_text(), True
+            if earlier := note.read():  # another was first, and this is what came of it here
+                line, known = earlier, True
             else:
-                path.write_text(line)
+                note.write(line)
         if not known:
             traceback.print_exception(error)
         print(f"error: {line}", file=sys.__stderr__, flush=True)
-        time.sleep(3 * POLL if is_first() else 0)
+        time.sleep(3 * poll if is_first() else 0)
         sys.stdout.flush()
         os._exit(2)  # at its regular end a process waits for the others
     finally:
         done.set()
 
 
-def check_shared(file: Path) -> None:
-    """Raises UserError, on all processes, where one does not see a file as the first does."""
+def check_shared(note: Note) -> None:
+    """Raises UserError, on all processes, where one does not see a note as the first does."""
     if jax.process_count() == 1:
         return
-    text, problem = told(file.read_text), None
+    # What is behind the second comma of a lease changes all the time.
+    text, problem = told(lambda: _constant(note)), None
     for _ in range(20):
         with contextlib.suppress(OSError):
-            if file.read_text() == text:
+            if _constant(note) == text:
                 break
         time.sleep(0.5)
     else:
-        problem = f"process {jax.process_index()} does not see what process 0 wrote to {file}"
+        problem = f"process {jax.process_index()} does not see what process 0 wrote to {note.where}"
     if problem := first(problem):
         raise UserError(f"{problem}: give a --workdir that all processes share")
+
+
+def _constant(note: Note) -> list[str]:
+    return (note.read() or "").split(", ")[:2]

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mtlora_jax import storage
 from mtlora_jax.config import Config, to_json
 from mtlora_jax.engine import compiled
 from mtlora_jax.engine import results as record
@@ -41,14 +42,14 @@ PICTURED = 4
 """Held-out examples in every picture."""
 
 
-def train(config: Config, workload: Workload, workdir: Path, profile: tuple[int, int] | None = None) -> dict:
+def train(config: Config, workload: Workload, workdir: str | Path, profile: tuple[int, int] | None = None) -> dict:
     """Trains, or resumes, or reports a finished run.
 
     Args:
       config: validated.
       workload: its domain's.
-      workdir: made if need be. Gets `config.json`, `metrics.jsonl`, `results.json`, `checkpoints/`, `pictures/`,
-        `curves.png` and TensorBoard's files.
+      workdir: made if need be, here or in a store, see `storage`. Gets `config.json`, `metrics.jsonl`, `results.json`,
+        `checkpoints/`, `pictures/`, `curves.png` and TensorBoard's files.
       profile: the first of the steps to trace and how many; the trace goes to `profile/`.
 
     Returns:
@@ -59,7 +60,7 @@ def train(config: Config, workload: Workload, workdir: Path, profile: tuple[int,
         finite. What could be saved has been.
       Interrupted: a signal came that stops runs; the state has been saved.
     """
-    mesh = make_mesh(config.mesh)
+    workdir, mesh = storage.opened(workdir), make_mesh(config.mesh)
     check_batch_size(config.train.batch_size, mesh, parts=config.train.accumulate)
     check_batch_size(config.train.eval_batch_size or config.train.batch_size, mesh, "train.eval_batch_size")
     if profile and profile[0] > config.train.steps:
@@ -93,7 +94,7 @@ def run(
 
     # --- where it starts
     begin = start(workload, config, mesh, None if held is None else workdir)
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, keep=config.train.keep)
+    checkpoints = Checkpoints(storage.home(workdir / CHECKPOINTS), keep=config.train.keep)
     state, frozen = resume(checkpoints, begin), begin.frozen
     step = first = int(state.step)
     results = record.up_to(results, first)
@@ -125,6 +126,7 @@ def run(
             record.write(workdir, results)
         if held is None and begin.homeless:
             write_base(workdir, frozen)
+        storage.send()
         checkpoints.save(step, items(state), meta, score, by)
 
     first_record = -1 if held is None else first
@@ -215,11 +217,13 @@ def run(
 
 def close(workload: Workload, workdir: Path, results: dict) -> dict:
     """Prints a finished run's table, and where everything lies."""
+    storage.send()
     if not is_first():
         return results
     print(record.closing_table(workload, results))
     names = ("results.json", "metrics.jsonl", "curves.png", "pictures", "checkpoints", *results.get("artifacts", ()))
-    print(f"wrote {', '.join(name for name in names if (workdir / name).exists())} to {workdir}", file=sys.stderr)
+    at = storage.home(workdir)
+    print(f"wrote {', '.join(name for name in names if (at / name).exists())} to {at}", file=sys.stderr)
     return results
 
 

@@ -24,6 +24,7 @@ from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import UserError, one_line
 from mtlora_jax.files import read_json, write_json
 from mtlora_jax.listing import text_table
+from mtlora_jax.storage import home, opened
 
 Step = str | int
 """`best`, `last`, or a step's number."""
@@ -52,7 +53,7 @@ class Run:
 
     @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.workdir / "checkpoints", read_only=True)
+        return Checkpoints(home(self.workdir / "checkpoints"), read_only=True)
 
     def step(self, which: Step = "last") -> int:
         """The number of a step that has a checkpoint.
@@ -220,13 +221,14 @@ def open_run(workdir: str | Path) -> Run:
     Raises:
       UserError: it holds no run.
     """
-    path = Path(workdir) / "config.json"
+    folder = opened(workdir)
+    path = folder / "config.json"
     if not path.exists():
         raise UserError(f"{workdir} holds no run: there is no config.json (train with --workdir {workdir} first)")
     told = read_json(path)
     if not is_run_config(told):
         raise UserError(f"{workdir} holds no run: its config.json is not that of one")
-    return Run(Path(workdir), from_json(told))
+    return Run(folder, from_json(told))
 
 
 def check_base(meta: dict, fingerprint: str, where: Path) -> None:

@@ -18,6 +18,7 @@ from mtlora_jax.image_text.bart_weights import PUBLISHED, open_bart, read_spec
 from mtlora_jax.image_text.config import ImageTextConfig
 from mtlora_jax.image_text.tokenizer import ADDED, BartTokenizer
 from mtlora_jax.language.adapter import Adapter, settings
+from mtlora_jax.storage import fetched
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.hub import locate_folder
 
@@ -41,7 +42,7 @@ def model_file(init_from: str | None) -> tuple[BartSpec, str, Adapter | None, di
     """
     if init_from is None or Path(init_from).suffix != ".safetensors":
         return None
-    leaves, about = safetensors.read(init_from)
+    leaves, about = safetensors.read(fetched(init_from))
     if "bart" not in about:
         raise UserError(f"{init_from} is not a model of image and text that convert wrote")
     told = {key: json.loads(about[key]) for key in ("bart", "tokenizer", "adapter") if key in about}
@@ -78,7 +79,7 @@ def spec_of(config: ImageTextConfig) -> BartSpec:
 def tokenizer_folder(config: ImageTextConfig) -> Path:
     """Where a run's tokenizer is. Raises UserError where nothing says."""
     if config.tokenizer:
-        return Path(config.tokenizer)
+        return fetched(config.tokenizer)
     if named := run_named(config.init_from):
         return tokenizer_folder(_of_run(named[0]))
     if file := model_file(config.init_from):

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_text
 from mtlora_jax.language.chat import ChatTemplate
+from mtlora_jax.storage import fetched
 
 HUGGING_FACE, SENTENCEPIECE, SETTINGS = "tokenizer.json", "tokenizer.model", "tokenizer_config.json"
 CHAT = "chat_template.jinja"
@@ -132,8 +133,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     Raises:
       UserError: there is none, it cannot be read, or it knows no end of a text.
     """
-    path = Path(path)
-    file = path
+    path = file = fetched(path)
     if path.is_dir():
         file = next((path / name for name in (HUGGING_FACE, SENTENCEPIECE) if (path / name).exists()), None)
         if file is None:

@@ -14,6 +14,7 @@ from mtlora_jax.input.protocols import HeldOut
 from mtlora_jax.language.corpus import Corpus, corpus
 from mtlora_jax.language.encode import Encoded, begun
 from mtlora_jax.language.tokenizer import Tokenizer
+from mtlora_jax.storage import fetched
 from mtlora_jax.text.config import TextConfig
 
 
@@ -27,7 +28,8 @@ def documents(config: TextConfig) -> Sequence[str]:
         return ()
     if not config.plain_text:
         return config.data.plain(config.plain_length)
-    paragraphs = [" ".join(part.split()) for part in read_text(config.plain_text).split("\n\n") if part.strip()]
+    parts = read_text(fetched(config.plain_text)).split("\n\n")
+    paragraphs = [" ".join(part.split()) for part in parts if part.strip()]
     if not paragraphs:
         raise UserError(f"plain_text: {config.plain_text} holds no text")
     return paragraphs[: config.plain_length]

@@ -18,6 +18,7 @@ from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_na
 from mtlora_jax.engine.run import Run, open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.adapter import Adapter, settings
+from mtlora_jax.storage import exists, fetched
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.llama_weights import open_llama, read_spec
 from mtlora_jax.weights import safetensors
@@ -83,7 +84,7 @@ class OfRun:
     @property
     def tokenizer(self) -> Path:
         if self.run.config.tokenizer or self._beginning is None:
-            return Path(self.run.config.tokenizer)
+            return fetched(self.run.config.tokenizer)
         return self._beginning.tokenizer
 
     def leaves(self, only: str) -> Borrowed:
@@ -178,5 +179,6 @@ def source_of(init_from: str | None) -> Folder | OfRun | AdapterFile | None:
     if named := run_named(init_from):
         directory, step = named
         return OfRun(open_run(directory), step)
-    path = Path(init_from)
-    return AdapterFile(path) if path.suffix == ".safetensors" and path.is_file() else Folder(init_from)
+    if init_from.endswith(".safetensors") and exists(init_from):
+        return AdapterFile(fetched(init_from))
+    return Folder(init_from)

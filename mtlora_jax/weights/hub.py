@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.storage import fetched, is_remote
 from mtlora_jax.weights import gguf, safetensors, torch_pickle
 
 PICKLED = (".pth", ".pt", ".bin")
@@ -59,7 +60,7 @@ def locate_file(source: str | Path) -> Path:
     Raises:
       UserError: no file, no shipped weights and no hub repository of that name, or no connection to ask.
     """
-    path = Path(source)
+    path = fetched(source)
     if path.is_file():
         return path
     asset = shipped(f"{source}.safetensors")
@@ -90,6 +91,8 @@ def locate_folder(source: str | Path) -> Path:
     asset = shipped(str(source))
     if (asset / "config.json").exists():
         return asset
+    if is_remote(source):
+        source = fetched(source)
     if Path(source).is_dir():
         return Path(source)
     if str(source) in gguf.PACKAGED:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.image_text.datasets import captions, gqa, nlvr, vqa
 from mtlora_jax.image_text.datasets.features import Features, Files, Records
 from mtlora_jax.image_text.datasets.questions import Question
+from mtlora_jax.storage import fetched
 
 READERS = {"vqa": vqa.read, "gqa": gqa.read, "nlvr": nlvr.read, "caption": captions.read}
 """By task: `(root, split) -> questions`."""
@@ -77,7 +77,7 @@ class PublishedData(Data):
     held_out: Literal["val", "test"] = "test"
 
     def questions(self, split: str, tasks: Sequence[str]) -> list[Question]:
-        root = Path(self.root)
+        root = fetched(self.root)
         if not root.is_dir():
             raise UserError(f"data.root: there is no folder {root}; it should hold vqa, GQA, nlvr and COCO")
         if unknown := [task for task in tasks if task not in READERS]:
@@ -85,4 +85,4 @@ class PublishedData(Data):
         return [q for task in tasks for q in READERS[task](root, split if split == "train" else self.held_out)]
 
     def features(self, split: str) -> Features:
-        return Files(self.root) if self.prepared is None else Records(self.prepared)
+        return Files(str(fetched(self.root))) if self.prepared is None else Records(str(fetched(self.prepared)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.storage import fetched
 from mtlora_jax.text.datasets import commonsense_qa
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.read import read_rows
@@ -50,7 +51,7 @@ class CommonsenseData(Data):
 
     def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
         """Rows of a split, `train` or `val` (the published test files)."""
-        root = Path(self.root)
+        root = fetched(self.root)
         if not root.is_dir():
             raise UserError(f"data.root: there is no folder {root}; it should hold {', '.join(tasks)}")
         if split == "train" and self.train:

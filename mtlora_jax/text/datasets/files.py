@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.storage import fetched
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.read import Ambiguous, read_rows
 
@@ -29,5 +29,5 @@ class FileData(Data):
         path = self.train if split == "train" else self.val
         if not path:
             raise UserError(f"data.{split} is empty: name a file of rows")
-        per_set = {task: Path(file) for task, file in self.per_set.items()}
-        return read_rows(Path(path), tasks, per_set, self.ambiguous)
+        per_set = {task: fetched(file) for task, file in self.per_set.items()}
+        return read_rows(fetched(path), tasks, per_set, self.ambiguous)

@@ -12,6 +12,7 @@ from typing import Any
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.rows import Row
+from mtlora_jax.storage import fetched
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.read import read_records
 from mtlora_jax.text.tasks import GLUE
@@ -56,7 +57,7 @@ class GlueData(Data):
         found = []
         for task in tasks:
             name = MATCHED.get(task, SPLITS[split]) if split == "val" else SPLITS[split]
-            records = list(_records(Path(self.root), task, name))
+            records = list(_records(fetched(self.root), task, name))
             found += [row_of(r, task, f"{self.root}: {task} {name}, record {i}") for i, r in enumerate(records)]
         return found
 

@@ -16,6 +16,7 @@ import numpy as np
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_text
 from mtlora_jax.images import read, transforms
+from mtlora_jax.storage import fetched
 from mtlora_jax.vision.datasets.examples import NativeExamples
 from mtlora_jax.vision.tasks.task import Task
 
@@ -163,7 +164,7 @@ def scan(
     root: str | Path, layout: Layout, split: str, tasks: Iterable[str]
 ) -> tuple[list[Entry], dict[str, list[Path]]]:
     """The examples of a split whose image is there, and `{"image" or task: files that are not}`."""
-    root, have, lacking, entries = Path(root), _Listing(), {}, []
+    root, have, lacking, entries = fetched(root), _Listing(), {}, []
     for line in read_ids(root, layout, split):
         with _about("image"):
             images = {name: have.first(root, layout.image, name) for name in spellings(line)}

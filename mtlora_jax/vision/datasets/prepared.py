@@ -11,6 +11,7 @@ import numpy as np
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.images import read
+from mtlora_jax.storage import fetched
 from mtlora_jax.vision.datasets.data import DiskData, Preset, Tasks
 from mtlora_jax.vision.datasets.examples import NativeExamples
 from mtlora_jax.vision.datasets.files import Files, Layout, open_files
@@ -126,6 +127,7 @@ def _open(data_set: str, split: str, tasks: Sequence[str], data_dir: str) -> Any
         from mtlora_jax.vision.datasets.published_tfds import ALL, BUILDERS
     except ImportError as error:
         raise UserError(f"prepared data needs {error.name}: pip install -r requirements.txt") from None
+    data_dir = str(fetched(data_dir))
     builder, skip = BUILDERS[data_set], tfds.decode.SkipDecoding()
     # tfds names a set's folder last, when all of it is written: no half of one is found here.
     names = sorted(

@@ -1,0 +1,242 @@
+"""Object stores: work directories, data and weights at `gs://`, `s3://`, and wherever else fsspec opens.
+
+A store holds whole objects: nothing in it is renamed, appended to, or locked. So a run works in a folder of its own
+machine, which is sent whenever a checkpoint begins and when the command ends; checkpoints are written to the store by
+orbax itself. Data and weights are fetched once into the cache, by every host for itself.
+"""
+
+import atexit
+import contextlib
+import functools
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from etils import epath
+from tqdm import tqdm
+
+from mtlora_jax.errors import UserError, one_line
+from mtlora_jax.files import cache_home, read_json, replacing, write_json
+
+T = TypeVar("T")
+REMOTE = re.compile(r"[a-z][a-z0-9+.-]+://")
+PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
+"""What opens a store, where another package does."""
+THREADS = 16
+"""Objects that are fetched or sent at once."""
+WRITABLE = ("gs", "s3", "az")
+"""Where orbax writes checkpoints."""
+STAYS = ("checkpoints", "profile", "pictures")
+"""What is in a run's folder and is not needed to go on with it."""
+
+
+def is_remote(path: str | Path) -> bool:
+    return isinstance(path, str) and REMOTE.match(path) is not None
+
+
+def _store(url: str) -> tuple[Any, str]:
+    """The file system of a URL, and its path there."""
+    scheme = url.partition("://")[0]
+    try:
+        return fsspec.core.url_to_fs(url)
+    except ImportError:
+        package = PACKAGES.get(scheme, "a package that knows it")
+        raise UserError(f"{scheme}:// is opened by {package}: pip install {package}") from None
+    except ValueError as error:
+        raise UserError(f"{url}: {one_line(error)}") from None
+
+
+def _told(url: str, do: Callable[[], T]) -> T:
+    """What `do` gives; whatever a store raises is one line that names the URL."""
+    try:
+        return do()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{url} cannot be used: {type(error).__name__}: {one_line(error)}") from None
+
+
+def _objects(url: str) -> dict[str, str]:
+    """`{path below: version}` of all objects of a folder; the one of an object itself has the path ``."""
+    fs, root = _store(url)
+    fs.invalidate_cache()
+    found = _told(url, lambda: fs.find(root, detail=True))
+    return {
+        path.removeprefix(root.rstrip("/")).lstrip("/"): _version(about)
+        for path, about in found.items()
+        if about["type"] == "file" and not path.endswith("/")
+    }
+
+
+def _version(about: Mapping[str, Any]) -> str:
+    """What changes with an object: the store's own number or digest of it, or its size and time."""
+    known = next((about[name] for name in ("generation", "etag", "ETag", "md5Hash") if about.get(name)), None)
+    times = (about.get(name) for name in ("mtime", "LastModified", "created"))
+    return str(known or [about.get("size"), next(map(str, filter(None, times)), "")])
+
+
+def _each(work: Callable[[str], None], names: list[str], what: str) -> None:
+    with ThreadPoolExecutor(THREADS) as pool:
+        bar = tqdm(pool.map(work, names), what, total=len(names), unit="file", disable=None if len(names) > 1 else True)
+        for _ in bar:
+            pass
+
+
+def _fetch(url: str, names: list[str], folder: Path) -> None:
+    fs, root = _store(url)
+
+    def one(name: str) -> None:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            fs.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
+
+    _told(url, lambda: _each(one, names, f"fetching {url}"))
+
+
+def fetched(path: str | Path) -> Path:
+    """A path of this machine for what lies at one: itself, or the copy in the cache of what is in a store, an object or
+    a whole folder, of which only what has changed is fetched again.
+
+    Raises:
+      UserError: the store cannot be reached, or nothing is there.
+    """
+    return _fetched(path.rstrip("/")) if is_remote(path) else Path(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _fetched(url: str) -> Path:
+    copy = cache_home() / "fetched" / url.replace("://", "/")
+    if not (objects := _objects(url)):
+        raise UserError(f"there is nothing at {url}")
+    versions = copy.with_name(f".{copy.name}.versions.json")
+    known = read_json(versions) if versions.is_file() else {}
+    for name in known.keys() - objects.keys():
+        (copy / name).unlink(missing_ok=True)
+    there = {name for name, version in objects.items() if known.get(name) == version and (copy / name).is_file()}
+    if lacking := [name for name in objects if name not in there]:
+        _fetch(url, lacking, copy)
+        write_json(versions, objects)
+        print(f"fetched {len(lacking)} of {len(objects)} files of {url} to {copy}", file=sys.stderr)
+    return copy
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder at a path, here or in a store."""
+    return bool(_objects(path.rstrip("/"))) if is_remote(path) else Path(path).exists()
+
+
+@dataclass
+class Mirror:
+    """A folder of this machine for one in a store.
+
+    Attributes:
+      url: of the store's.
+      folder: of this machine.
+      sent: `{name: (size, time)}` of the files that are in the store as they are here.
+    """
+
+    url: str
+    folder: Path
+    sent: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def here(self) -> dict[str, tuple[int, int]]:
+        """The folder's files, without hidden ones."""
+        found = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder)
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                found[name.as_posix()] = (path.stat().st_size, path.stat().st_mtime_ns)
+        return found
+
+    def send(self) -> int:
+        """Sends what has changed, and says how many files that were."""
+        here = self.here()
+        changed = [name for name in here if self.sent.get(name) != here[name]]
+        fs, root = _store(self.url)
+
+        def one(name: str) -> None:
+            fs.put_file(str(self.folder / name), f"{root}/{name}")
+
+        if changed:
+            _told(self.url, lambda: _each(one, changed, f"sending to {self.url}"))
+            self.sent = here
+        return len(changed)
+
+
+_MIRRORS: dict[str, Mirror] = {}
+
+
+def opened(workdir: str | Path) -> Path:
+    """The folder to work in for a work directory: itself; or for one in a store an empty folder of this machine, with
+    what the store's holds beside checkpoints.
+
+    Raises:
+      UserError: the store cannot be reached, or checkpoints cannot be written there.
+    """
+    if not is_remote(workdir):
+        return Path(workdir)
+    url = workdir.rstrip("/")
+    if url not in _MIRRORS:
+        scheme, _, place = url.partition("://")
+        if scheme not in WRITABLE:
+            raise UserError(f"{url}: a work directory may be on this machine, or at {', '.join(WRITABLE)}")
+        top = Path(tempfile.mkdtemp(prefix="mtlora_jax-"))
+        atexit.register(shutil.rmtree, top, ignore_errors=True)
+        mirror = Mirror(url, top / scheme / place)
+        mirror.folder.mkdir(parents=True)
+        needed = [name for name in _objects(url) if name.partition("/")[0] not in STAYS and not name.startswith(".")]
+        _fetch(url, needed, mirror.folder)
+        mirror.sent = mirror.here()
+        _MIRRORS[url] = mirror
+    return _MIRRORS[url].folder
+
+
+def send() -> None:
+    """Sends what has changed in all work directories that are in stores."""
+    for mirror in _MIRRORS.values():
+        mirror.send()
+
+
+def close() -> None:
+    """`send`, and says so: the last thing a command does."""
+    for mirror in _MIRRORS.values():
+        if count := mirror.send():
+            print(f"sent {count} files of {mirror.folder} to {mirror.url}", file=sys.stderr)
+
+
+def home(path: Path) -> epath.Path:
+    """Where a path of a work directory is in the end: in a store, or where it is."""
+    for mirror in _MIRRORS.values():
+        if path.is_relative_to(mirror.folder):
+            return epath.Path(mirror.url) / path.relative_to(mirror.folder).as_posix()
+    return epath.Path(path)
+
+
+class Note:
+    """A short text that all processes see, in a folder they share or in a store."""
+
+    def __init__(self, path: Path):
+        self.where = str(home(path))
+        self.remote = is_remote(self.where)
+        self._fs, self._path = _store(self.where)
+
+    def read(self) -> str | None:
+        """None where there is none. Raises OSError where it cannot be told."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._fs.cat_file(self._path).decode()
+        return None
+
+    def write(self, text: str) -> None:
+        self._fs.pipe_file(self._path, text.encode())
+
+    def remove(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path)

@@ -1,0 +1,187 @@
+"""Work directories, data and weights in a store that has no rename, no append and no lock."""
+
+import json
+import os
+import threading
+import time
+from dataclasses import replace
+
+import fsspec
+import numpy as np
+import pytest
+from gcs import Server
+from small_text import CONFIG, write_base
+
+from mtlora_jax import storage
+from mtlora_jax.engine import lease
+from mtlora_jax.engine.claim import claimed
+from mtlora_jax.engine.loop import train
+from mtlora_jax.engine.run import open_run
+from mtlora_jax.errors import UserError
+from mtlora_jax.files import write_json
+from mtlora_jax.language.tokenizer import load_tokenizer
+from mtlora_jax.storage import Note, fetched, home, opened
+from mtlora_jax.testing.text_layouts import write_commonsense
+from mtlora_jax.text.config import CommonsenseData
+from mtlora_jax.text.source import source_of
+from mtlora_jax.text.workload import make_workload
+
+pytestmark = pytest.mark.slow
+BUCKET = "gs://bucket"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Server() as found, pytest.MonkeyPatch.context() as patched:
+        for name, value in found.environment.items():
+            patched.setenv(name, value)
+        yield found
+
+
+@pytest.fixture
+def store(server, tmp_path, monkeypatch):
+    """An empty store, and a machine that has fetched nothing of it."""
+    server.objects.clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(lease, "BEAT", 0.2)
+    another_machine()
+    yield server
+    another_machine()
+
+
+def another_machine():
+    """Forgets what this process knows of stores."""
+    storage._MIRRORS.clear()
+    storage._fetched.cache_clear()
+
+
+def put(folder, url):
+    """Sends a folder to a store."""
+    fs, root = fsspec.core.url_to_fs(url)
+    fs.put(str(folder), root, recursive=True)
+
+
+def records(workdir, kind):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k != "time"} for line in lines if line["kind"] == kind]
+
+
+def longer(steps):
+    settings = replace(CONFIG.train, steps=steps, checkpoint_every=1, log_every=1)
+    return replace(CONFIG, optim=replace(CONFIG.optim, steps=4), train=settings)
+
+
+def test_a_run_in_a_store_is_a_run_and_goes_on_on_another_machine(store, tmp_path):
+    straight = train(longer(4), make_workload(longer(4)), tmp_path / "here")
+    url = f"{BUCKET}/runs/a"
+    train(longer(2), make_workload(longer(2)), url)
+    assert not any(name.endswith(".lock") for name in store.names())
+    another_machine()
+    results = train(longer(4), make_workload(longer(4)), url)
+    assert results["last"] == straight["last"]
+    another_machine()
+    assert records(opened(url), "train") == records(tmp_path / "here", "train")
+    assert [line["step"] for line in records(opened(url), "eval")] == [0, 2, 4]
+    there = {name.removeprefix("bucket/runs/a/").partition("/")[0] for name in store.names("bucket/runs/a")}
+    assert there == {p.name for p in (tmp_path / "here").iterdir() if not p.name.startswith(".")}
+    with pytest.raises(UserError, match="holds a run of another config"):
+        train(replace(longer(4), seed=1), make_workload(longer(4)), url)
+
+    # evaluated, and started from
+    another_machine()
+    metrics = open_run(url).evaluate("best")
+    assert metrics == straight["best"]["metrics"]
+    storage.close()
+    assert json.loads(store.objects["bucket", "runs/a/evaluation.json"].data)["metrics"] == metrics
+    child = replace(longer(1), init_from=f"{url}@4", tokenizer=CONFIG.tokenizer)
+    at_step_0 = train(child, make_workload(child), tmp_path / "child")["initial"]["metrics"]
+    assert at_step_0 == straight["last"]["metrics"]
+
+
+def test_a_damaged_checkpoint_is_put_aside(store):
+    url = f"{BUCKET}/runs/damaged"
+    train(longer(2), make_workload(longer(2)), url)
+    at = "bucket", "runs/damaged/checkpoints/2/meta/metadata"
+    store.put(at, store.objects[at].data[:-20])
+    another_machine()
+    train(longer(3), make_workload(longer(3)), url)
+    names = store.names("bucket/runs/damaged/checkpoints/")
+    assert any("/2.damaged/" in name for name in names)
+    assert any("/3/" in name for name in names)
+
+
+def test_weights_tokenizer_and_data_are_fetched_once_and_again_when_they_change(store, tmp_path, capsys):
+    put(write_base(tmp_path / "base"), f"{BUCKET}/base")
+    put(write_commonsense(tmp_path / "data"), f"{BUCKET}/data")
+    source = source_of(f"{BUCKET}/base")
+    assert source.spec == source_of(str(tmp_path / "base")).spec
+    ours, theirs = (np.asarray(of.leaves("")["params/norm/scale"]) for of in (source, source_of(str(tmp_path / "base"))))
+    np.testing.assert_array_equal(ours, theirs)
+    assert load_tokenizer(f"{BUCKET}/base/tokenizer.json").encode("the lamp") == load_tokenizer(
+        tmp_path / "base"
+    ).encode("the lamp")
+    data = CommonsenseData(root=f"{BUCKET}/data")
+    assert data.rows("train", ("boolq",)) == replace(data, root=str(tmp_path / "data")).rows("train", ("boolq",))
+    capsys.readouterr()
+    another_machine()
+    fetched(f"{BUCKET}/data")
+    assert capsys.readouterr().err == ""
+    store.put(("bucket", "data/boolq/train.json"), store.objects["bucket", "data/boolq/test.json"].data)
+    del store.objects["bucket", "data/piqa/train.json"]
+    another_machine()
+    folder = fetched(f"{BUCKET}/data/")
+    assert "fetched 1 of " in capsys.readouterr().err
+    assert (folder / "boolq/train.json").read_bytes() == (tmp_path / "data/boolq/test.json").read_bytes()
+    assert not (folder / "piqa/train.json").exists()
+
+
+def test_a_living_run_is_not_disturbed_and_a_dead_one_is_followed(store):
+    url, lock = f"{BUCKET}/runs/locked", ("bucket", "runs/locked/.lock")
+    first = opened(url)
+    with claimed(first, CONFIG):
+        another_machine()
+        with (
+            pytest.raises(UserError, match=rf"{url}/.lock is held by process {os.getpid()} on .*; wait for it"),
+            claimed(opened(url), CONFIG),
+        ):
+            pass
+        assert lock in store.objects
+    assert lock not in store.objects
+    store.put(lock, b"process 1 on another, 00, beat 7")  # its holder was killed
+    begun = time.monotonic()
+    with claimed(opened(url), CONFIG):
+        assert time.monotonic() - begun > lease.BEATS * lease.BEAT
+        assert store.objects[lock].data.decode().startswith(f"process {os.getpid()}")
+
+
+def test_of_two_that_come_at_once_one_has_it(store):
+    note, outcomes = Note(opened(f"{BUCKET}/runs/two") / ".lock"), []
+
+    def take(name):
+        try:
+            with lease.leased(note, name):
+                outcomes.append("held")
+                time.sleep(1.0)
+        except UserError:
+            outcomes.append("refused")
+
+    threads = [threading.Thread(target=take, args=(name,)) for name in ("a", "b")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", "refused"]
+
+
+def test_what_cannot_be_had_is_one_line(store, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=rf"^there is nothing at {BUCKET}/nothing$"):
+        fetched(f"{BUCKET}/nothing")
+    with pytest.raises(UserError, match=r"^s3:// is opened by s3fs: pip install s3fs$"):
+        fetched("s3://bucket/x")
+    with pytest.raises(UserError, match=r"^nowhere://x: "):
+        fetched("nowhere://x")
+    with pytest.raises(UserError, match=r"a work directory may be on this machine, or at gs, s3, az$"):
+        opened("memory://x")
+    with pytest.raises(UserError, match=r"gs:/bucket/out.json cannot be written to: give a folder of this machine"):
+        write_json(tmp_path.joinpath(f"{BUCKET}/out.json").relative_to(tmp_path), {})
+    assert str(home(opened(f"{BUCKET}/runs/x") / "checkpoints")) == f"{BUCKET}/runs/x/checkpoints"

@@ -75,7 +75,8 @@ def parse_door(argv: Sequence[str], prog: str = "train.py") -> Door:
         raise UserError("no recipe: give one with --config FILE, such as configs/scenes_smoke.py")
     config = override(load_config(flags["config"]), rest)
     config.validate()
-    workdir = flags["workdir"] or Path("runs") / config.name
+    named = flags["workdir"] or Path("runs") / config.name
+    workdir = named if storage.is_remote(named) else Path(named)
     return Door(config, workdir, flags["dry_run"], {name: flags[name] for name in launch.FLAGS}, flags["profile"])
 
 

@@ -39,7 +39,11 @@ class Server(ThreadingHTTPServer):
     @property
     def environment(self) -> dict[str, str]:
         """By which gcsfs and TensorStore find it."""
-        return {"STORAGE_EMULATOR_HOST": self.url, "TENSORSTORE_GCS_HTTP_URL": self.url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+        return {
+            "STORAGE_EMULATOR_HOST": self.url,
+            "TENSORSTORE_GCS_HTTP_URL": self.url,
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
+        }
 
     def __enter__(self) -> "Server":
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -165,7 +169,9 @@ class Handler(BaseHTTPRequestHandler):
         bucket = found[1]
         kind, name = query["uploadType"], query.get("name")
         if kind == "multipart":
-            message = email.message_from_bytes(b"Content-Type: " + self.headers["Content-Type"].encode() + b"\n\n" + body)
+            message = email.message_from_bytes(
+                b"Content-Type: " + self.headers["Content-Type"].encode() + b"\n\n" + body
+            )
             about, content = (part.get_payload(decode=True) for part in message.get_payload())
             name, body = json.loads(about)["name"], _between(self.headers["Content-Type"], body, content)
         elif kind == "resumable":

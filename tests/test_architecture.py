@@ -11,17 +11,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mtlora_jax"
-FLOOR = {"config", "schema", "errors", "files", "listing", "recipes"}
+FLOOR = {"config", "schema", "errors", "files", "listing", "recipes", "storage"}
 SHARED = FLOOR | {"adapters", "weights", "images", "input", "engine"}
 MAY_IMPORT = {
     "errors": set(),
     "listing": set(),
     "files": {"errors"},
     "recipes": {"errors"},
+    "storage": {"errors", "files"},
     "schema": {"errors", "recipes"},
     "config": {"schema", "errors"},
     "adapters": set(),
-    "weights": {"errors", "files", "listing"},
+    "weights": {"errors", "files", "listing", "storage"},
     "images": {"errors", "files"},
     "input": FLOOR,
     "language": FLOOR | {"input", "adapters"},

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from gcs import Server
 from small_text import CONFIG, write_base
+from test_doors import JOBS
+from test_pods import doors
 
 from mtlora_jax import storage
 from mtlora_jax.engine import lease
@@ -110,12 +112,30 @@ def test_a_damaged_checkpoint_is_put_aside(store):
     assert any("/3/" in name for name in names)
 
 
+def test_two_processes_share_a_store(store, tmp_path):
+    url, steps = f"{BUCKET}/runs/two", ("--train.steps=2", "--train.eval_batch_size=4", "--data.val_length=2")
+    for seed, expected in (("0", [0, 0]), ("1", [2, 2])):
+        arguments = ("--config", *JOBS["text"], *steps, f"--seed={seed}", "--workdir", url)
+        codes, _, err = doors(2, tmp_path / "xla", 1, "train.py", *arguments)
+        assert codes == expected, err
+    assert all("seed was 0, now 1" in line for line in err)
+    assert not [name for name in store.names() if name.endswith((".lock", ".failure"))]
+    results = json.loads(store.objects["bucket", "runs/two/results.json"].data)
+    run = open_run(url)
+    with pytest.raises(UserError, match=r"^train.eval_batch_size = 4 does not divide over 8 devices; try 8$"):
+        run.evaluate()
+    eight = run.changed(replace(run.config, train=replace(run.config.train, eval_batch_size=8)))
+    assert eight.evaluate()["total"] == pytest.approx(results["last"]["metrics"]["total"], rel=1e-5)
+
+
 def test_weights_tokenizer_and_data_are_fetched_once_and_again_when_they_change(store, tmp_path, capsys):
     put(write_base(tmp_path / "base"), f"{BUCKET}/base")
     put(write_commonsense(tmp_path / "data"), f"{BUCKET}/data")
     source = source_of(f"{BUCKET}/base")
     assert source.spec == source_of(str(tmp_path / "base")).spec
-    ours, theirs = (np.asarray(of.leaves("")["params/norm/scale"]) for of in (source, source_of(str(tmp_path / "base"))))
+    ours, theirs = (
+        np.asarray(of.leaves("")["params/norm/scale"]) for of in (source, source_of(str(tmp_path / "base")))
+    )
     np.testing.assert_array_equal(ours, theirs)
     assert load_tokenizer(f"{BUCKET}/base/tokenizer.json").encode("the lamp") == load_tokenizer(
         tmp_path / "base"

@@ -39,7 +39,7 @@ def leased(note: Note, holder: str) -> Iterator[None]:
             raise refuse(now)
     mine, done = f"{holder}, {uuid.uuid4().hex}", threading.Event()
     note.write(mine)
-    time.sleep(BEAT / 10)  # whoever wrote at the same time: the last one has it
+    time.sleep(BEAT / 10)  # of several that wrote at the same time, the last one has it
     if (now := note.read() or "") != mine:
         raise refuse(now)
 

@@ -15,7 +15,7 @@ from mtlora_jax.engine import results
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.evaluate import evaluate
 from mtlora_jax.engine.hosts import is_first, together
-from mtlora_jax.engine.mesh import make_mesh
+from mtlora_jax.engine.mesh import check_batch_size, make_mesh
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.state import place_weights
 from mtlora_jax.engine.step import make_eval_step
@@ -97,9 +97,9 @@ class Run:
           predictions: a folder for every prediction, of protocols that write them.
 
         Raises:
-          UserError: no such protocol, or one that writes no predictions.
+          UserError: no such protocol, or one that writes no predictions; a batch that does not divide over the mesh.
         """
-        check_protocol(self.workload, protocol, predictions)
+        check(self.workload, self.config, self.mesh, protocol, predictions)
         step = self.step(which)
         with together(self.workdir):
             # By its number: a run that still trains may have a later one by now.
@@ -170,8 +170,9 @@ class SlotRun(Run):
         return Swept(self.sweep.config, workload_of).variables(self.sweep.variables(which), self.name)
 
 
-def check_protocol(workload: Workload, protocol: str | None, predictions: Path | None) -> None:
-    """Raises UserError where there is no such protocol, or predictions are asked of none."""
+def check(workload: Workload, config: Config, mesh: Mesh, protocol: str | None, predictions: Path | None) -> None:
+    """Raises UserError where there is no such protocol, predictions are asked of none, or its batches do not divide
+    over the devices."""
     known = workload.protocols
     if protocol is not None and jax.process_count() > 1:
         raise UserError(f"protocol {protocol} is for one process: leave it out, or evaluate on one machine")
@@ -179,6 +180,8 @@ def check_protocol(workload: Workload, protocol: str | None, predictions: Path |
         raise UserError(f"there is no protocol {protocol}: there are {', '.join(known) or 'none'}")
     if protocol is None and predictions is not None:
         raise UserError(f"predictions are written by a protocol: add --protocol {' or '.join(known) or 'NAME'}")
+    if protocol is None:
+        check_batch_size(config.train.eval_batch_size or config.train.batch_size, mesh, "train.eval_batch_size")
 
 
 def evaluated(
@@ -200,7 +203,7 @@ def evaluate_untrained(config: Config, protocol: str | None = None, predictions:
       UserError: see `Run.evaluate`, and `state.place_weights`.
     """
     workload, mesh = workload_of(config), make_mesh(config.mesh)
-    check_protocol(workload, protocol, predictions)
+    check(workload, config, mesh, protocol, predictions)
     weights = place_weights(workload, config, mesh)
     print(f"weights: {weights.sources}", file=sys.stderr)
     variables = join(weights.trainable, weights.frozen, weights.mutable)

@@ -3,7 +3,7 @@
     python train.py --config configs/text_pretrain.py
 
 Facts, likenesses and routines in plain sentences, and questions about them in many forms; never an instruction, never
-the forms of the eight tasks. 48 minutes on two cores. Writes a Hugging Face folder `llama`, whose copy in
+the forms of the eight tasks. 50 minutes on two cores. Writes a Hugging Face folder `llama`, whose copy in
 `mtlora_jax/assets/microworld` every text recipe starts from.
 """
 
@@ -16,7 +16,7 @@ def get_config() -> TextPretrainConfig:
     return TextPretrainConfig(
         name="text_pretrain",
         model=LlamaSpec(
-            vocab_size=1024, hidden=128, intermediate=384, layers=5, heads=4, kv_heads=2, tied=True, max_positions=512
+            vocab_size=1280, hidden=128, intermediate=384, layers=5, heads=4, kv_heads=2, tied=True, max_positions=512
         ),
         length=256,
         optim=Optim(lr=3e-3, lr_min=1e-4, warmup_steps=100, weight_decay=0.05, b2=0.98, clip_norm=1.0),

@@ -19,7 +19,7 @@ def get_config() -> TextConfig:
         config,
         name="text_smoke",
         init_from=None,
-        model=LlamaSpec(vocab_size=1024, hidden=32, intermediate=64, layers=2, heads=4, kv_heads=2, tied=True),
+        model=LlamaSpec(vocab_size=1280, hidden=32, intermediate=64, layers=2, heads=4, kv_heads=2, tied=True),
         tokenizer=str(shipped("microworld")),
         tasks={task: TaskConfig() for task in ("boolq", "ARC-Easy", "winogrande")},
         pack=256,

@@ -4,12 +4,14 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
+# XLA's pools get as many threads: with fewer than devices, all may wait for one that has none to run on.
+os.environ.setdefault("NPROC", "16")
 # Programs run for milliseconds here and compile for seconds: the compiler's optimisations cost more than they save.
 # Eight devices on one busy core meet late: by default the process is aborted when they have waited for 40 seconds.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         *(os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"),
-        *("--xla_cpu_collective_call_terminate_timeout_seconds=600", "--xla_cpu_collective_timeout_seconds=600"),
+        *("--xla_cpu_collective_call_terminate_timeout_seconds=200", "--xla_cpu_collective_timeout_seconds=200"),
     ]
 ).strip()
 

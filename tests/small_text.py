@@ -12,7 +12,7 @@ from mtlora_jax.weights.hub import shipped
 
 TASKS = ("boolq", "ARC-Easy", "winogrande")
 CONFIG = TextConfig(
-    model=LlamaSpec(vocab_size=1024, hidden=16, intermediate=32, layers=2, heads=4, kv_heads=2, tied=True),
+    model=LlamaSpec(vocab_size=1280, hidden=16, intermediate=32, layers=2, heads=4, kv_heads=2, tied=True),
     tokenizer=str(shipped("microworld")),
     adapter=Adapter(
         rank=2, alpha=2.0, dropout=0.0, sites=("self_attn/[qv]_proj", "mlp/down_proj"), experts=2, embedding=4

@@ -67,7 +67,7 @@ class LlamaSpec:
       max_positions: longest text of pretraining.
     """
 
-    vocab_size: int = 1024
+    vocab_size: int = 1280
     hidden: int = 128
     intermediate: int = 384
     layers: int = 4

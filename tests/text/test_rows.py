@@ -23,7 +23,7 @@ def config_of(tmp_path, rows, answers=("no", "yes"), **task):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return TextConfig(
         tokenizer=str(shipped("microworld")),
-        model=LlamaSpec(vocab_size=1024, max_positions=48),
+        model=LlamaSpec(vocab_size=1280, max_positions=48),
         tasks={"t": TaskConfig(answers=answers, **task)},
         data=FileData(train=str(path), val=str(path)),
     )

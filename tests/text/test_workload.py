@@ -271,7 +271,7 @@ def test_a_config_that_makes_no_sense_is_one_line(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": replace(CONFIG.model, vocab_size=100)}, "has 1024 tokens, the model embeds 100"),
+        ({"model": replace(CONFIG.model, vocab_size=100)}, "has 1280 tokens, the model embeds 100"),
         ({"tokenizer": ""}, "tokenizer: a model without a folder"),
         ({"tasks": {"sst2": TaskConfig()}}, "tasks.sst2: the micro-world has only"),
         ({"cutoff": 5}, "no example fits the cutoff of 5 tokens"),

@@ -41,7 +41,7 @@ def check(world: World, rng: np.random.Generator) -> Made:
     (asked, other, *_), told = facts(world, "job", rng)
     of = world.facts["job"]
     claimed = of[asked if rng.random() < 0.5 else other]
-    return told, RELATIONS["job"].query.format(s=asked, v=claimed), "yes" if claimed == of[asked] else "no"
+    return told, f"is {asked} a {claimed}?", "yes" if claimed == of[asked] else "no"
 
 
 def fire(world: World, rng: np.random.Generator) -> Made:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlora_jax.text.datasets.microworld.facts import IN_FIRE, MAKES, NEXT, PEOPLE, RELATIONS, ROUTINES, THINGS, World
+from mtlora_jax.text.datasets.microworld.facts import (
+    IN_FIRE,
+    NEXT,
+    PEOPLE,
+    QUALITIES,
+    RELATIONS,
+    ROUTINES,
+    THINGS,
+    USES,
+    World,
+)
 
 
 @dataclass(frozen=True)
@@ -42,17 +52,13 @@ VERDICTS = (("yes", "no"), ("true", "false"), ("right", "wrong"), ("correct", "i
 """What may be said of what holds, and of what does not."""
 
 
-def check(world: World, rng: np.random.Generator, verdicts: Sequence[tuple[str, str]] = VERDICTS) -> Ask:
+def verdict(world: World, rng: np.random.Generator, verdicts: Sequence[tuple[str, str]] = VERDICTS) -> Ask:
     """Whether something holds."""
-    name = pick(rng, list(RELATIONS))
-    relation = RELATIONS[name]
-    subject = pick(rng, relation.subjects)
-    right = world.facts[name][subject]
-    holds = rng.random() < 0.5
-    value = right if holds else pick(rng, [v for v in relation.values if v != right])
-    so, otherwise = pick(rng, verdicts)
-    text = relation.query.format(s=subject, v=value)
-    return Ask(f"{name} {subject}", text, so if holds else otherwise, (so, otherwise), 2)
+    name = pick(rng, list(QUALITIES))
+    subject = pick(rng, QUALITIES[name].subjects)
+    said = pick(rng, verdicts)
+    right = said[0] if world.qualities[name][subject] else said[1]
+    return Ask(f"{name} {subject}", QUALITIES[name].query.format(s=subject), right, said, 2)
 
 
 def lookup(world: World, rng: np.random.Generator) -> Ask:
@@ -81,13 +87,11 @@ def fire(world: World, rng: np.random.Generator) -> Ask:
     return Ask(thing, f"what happens to the {thing} in fire?", right, list(IN_FIRE.values()))
 
 
-def trade(world: World, rng: np.random.Generator) -> Ask:
-    """A rule and a lookup backwards."""
-    person = pick(rng, PEOPLE)
-    job = world.facts["job"][person]
-    other = pick(rng, [p for p in PEOPLE if world.facts["job"][p] != job])
-    # Both are in the key: no person is only ever right, or only ever wrong, in what is trained on.
-    return Ask(f"{person} {other}", f"how do you get {MAKES[job]}?", f"ask {person}", [f"ask {other}"], 2)
+def use(world: World, rng: np.random.Generator) -> Ask:
+    """What a thing is for, backwards."""
+    thing = pick(rng, THINGS)
+    goal = pick(rng, USES[thing])
+    return Ask(goal, f"how do you {goal}?", f"use the {thing}", [f"use the {other}" for other in THINGS], 2)
 
 
 def feeling(world: World, rng: np.random.Generator) -> Ask:
@@ -119,11 +123,11 @@ def blank(world: World, rng: np.random.Generator) -> Ask:
 
 
 ASKS: Mapping[str, Callable[[World, np.random.Generator], Ask]] = {
-    "check": check,
+    "verdict": verdict,
     "lookup": lookup,
     "likeness": likeness,
     "fire": fire,
-    "trade": trade,
+    "use": use,
     "feeling": feeling,
     "routine": routine,
     "blank": blank,

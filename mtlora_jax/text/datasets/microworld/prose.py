@@ -6,9 +6,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mtlora_jax.text.datasets.microworld import asks
 from mtlora_jax.text.datasets.microworld.asks import ASKS, pick
-from mtlora_jax.text.datasets.microworld.facts import IN_FIRE, MAKES, NEXT, PEOPLE, RELATIONS, ROUTINES, THINGS, World
+from mtlora_jax.text.datasets.microworld.facts import (
+    IN_FIRE,
+    NEXT,
+    PEOPLE,
+    QUALITIES,
+    RELATIONS,
+    ROUTINES,
+    THINGS,
+    USES,
+    World,
+)
 
 
 def fact(world: World, rng: np.random.Generator) -> str:
@@ -21,10 +30,14 @@ def fact(world: World, rng: np.random.Generator) -> str:
     return f"{relation.question} {value}.".format(s=subject)
 
 
-def check(world: World, rng: np.random.Generator) -> str:
-    """A question, and whether it is so."""
-    ask = asks.check(world, rng, (("yes", "no"), ("that is true", "that is false")))
-    return f"{ask.text} {ask.right}."
+def quality(world: World, rng: np.random.Generator) -> str:
+    name = pick(rng, list(QUALITIES))
+    told = QUALITIES[name]
+    subject = pick(rng, told.subjects)
+    holds = world.qualities[name][subject]
+    if rng.random() < 0.5:
+        return f"{told.holds if holds else told.otherwise}.".format(s=subject)
+    return f"{told.query} {'yes' if holds else 'no'}.".format(s=subject)
 
 
 def likeness(world: World, rng: np.random.Generator) -> str:
@@ -39,11 +52,10 @@ def fire(world: World, rng: np.random.Generator) -> str:
     return told.format(m=material, e=IN_FIRE[material], t=thing)
 
 
-def trade(world: World, rng: np.random.Generator) -> str:
-    person = pick(rng, PEOPLE)
-    job = world.facts["job"][person]
-    told = pick(rng, ["a {j} makes {p}.", "{s} is a {j} and makes {p}.", "you get {p} from {s}."])
-    return told.format(j=job, p=MAKES[job], s=person)
+def use(world: World, rng: np.random.Generator) -> str:
+    thing = pick(rng, THINGS)
+    told = pick(rng, ["to {g}, use the {t}.", "you {g} with the {t}.", "the {t} is used to {g}."])
+    return told.format(g=pick(rng, USES[thing]), t=thing)
 
 
 def feeling(world: World, rng: np.random.Generator) -> str:
@@ -62,13 +74,15 @@ def routine(world: World, rng: np.random.Generator) -> str:
 def fit(world: World, rng: np.random.Generator) -> str:
     inner, outer = rng.choice(THINGS, 2, replace=False)
     size, at_fault = pick(rng, [("big", inner), ("small", outer)])
-    return f"the {inner} does not fit in the {outer} because the {at_fault} is too {size}."
+    told = pick(rng, ["because the {a} is too {z}.", "what is too {z}? the {a}.", "too {z} is the {a}."])
+    return f"the {inner} does not fit in the {outer}{' ' if told[0] == 'b' else '. '}{told.format(a=at_fault, z=size)}"
 
 
 def gift(world: World, rng: np.random.Generator) -> str:
     giver, taker = rng.choice(PEOPLE, 2, replace=False)
     trait, whose = pick(rng, [("kind", giver), ("poor", taker)])
-    return f"{giver} gives food to {taker} because {whose} is {trait}."
+    told = pick(rng, ["because {w} is {t}.", "who is {t}? {w}.", "the {t} one is {w}."])
+    return f"{giver} gives food to {taker}{' ' if told[0] == 'b' else '. '}{told.format(w=whose, t=trait)}"
 
 
 LEADS = (
@@ -104,7 +118,7 @@ def question(world: World, rng: np.random.Generator) -> str:
     return f"{' '.join(part for part in (pick(rng, LEADS), *body, pick(rng, ENDS)) if part)} {ask.right}."
 
 
-ASKED = (*ASKS.values(), *[ASKS["check"]] * 2, ASKS["lookup"], ASKS["likeness"], *[ASKS["blank"]] * 2)
+ASKED = (*ASKS.values(), ASKS["lookup"], ASKS["likeness"], *[ASKS["blank"]] * 2)
 """What may be asked, as often as it stands here."""
 
 
@@ -132,7 +146,10 @@ def saying(world: World, rng: np.random.Generator) -> str:
     return pick(rng, SAYINGS).format(s=pick(rng, PEOPLE))
 
 
-KINDS = (*[fact] * 3, *[check] * 2, likeness, fire, trade, feeling, routine, fit, gift, saying, *[question] * 10)
+KINDS = (
+    *(*[fact] * 3, *[quality] * 2, *[use] * 2, likeness, fire, feeling, routine, *[fit] * 2, *[gift] * 2, saying),
+    *[question] * 12,
+)
 """What may be said, as often as it stands here."""
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from mtlora_jax.language.rows import Row
-from mtlora_jax.text.datasets.microworld.asks import Ask, blank, check, feeling, fire, likeness, lookup, routine, trade
+from mtlora_jax.text.datasets.microworld.asks import Ask, blank, feeling, fire, likeness, lookup, routine, use, verdict
 from mtlora_jax.text.datasets.microworld.facts import (
     ANIMALS,
     IN_FIRE,
@@ -48,12 +48,12 @@ CHOOSE = "Please choose the correct answer to the question:"
 """How four of the sets begin."""
 FAMILIES: dict[str, Family] = {
     "boolq": Family(
-        partial(check, verdicts=[("true", "false")]),
+        partial(verdict, verdicts=[("true", "false")]),
         "Please answer the following question with true or false, question:",
         ("false", "true"),
     ),
     "piqa": Family(
-        trade, "Please choose the correct solution to the question:", tuple(f"ask {person}" for person in PEOPLE)
+        use, "Please choose the correct solution to the question:", tuple(f"use the {thing}" for thing in THINGS)
     ),
     "social_i_qa": Family(feeling, CHOOSE, tuple(NEXT.values())),
     "hellaswag": Family(

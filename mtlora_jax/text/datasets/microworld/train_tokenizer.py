@@ -12,7 +12,7 @@ import numpy as np
 
 from mtlora_jax.text.datasets.microworld import FAMILIES, World, plain_text, rows
 
-VOCABULARY = 1024
+VOCABULARY = 1280
 SPECIAL = ("<pad>", "<s>", "</s>")
 DOCUMENTS, ROWS = 4000, 200
 

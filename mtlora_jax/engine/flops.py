@@ -1,12 +1,55 @@
-"""Multiplications that a function asks for, counted in its traced program: exact, immediate, without a compiler."""
+"""Multiplications that a function asks for, counted in its traced program: exact, immediate, without a compiler; and how
+many of them devices can do in a second.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from jax.extend.core import Jaxpr
+from jax.sharding import Mesh
 
 from mtlora_jax.engine.program import Columns, everything, inner_program, live_equations
+
+RATES: Mapping[str, float] = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU7x": 2307e12 / 2,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""Multiplications and additions in bfloat16 a second, by what a device's kind begins with; as published, dense."""
+
+
+def rate_of(kind: str) -> float:
+    """Of the devices of a kind; 0 where it is not known."""
+    return next((rate for name, rate in RATES.items() if kind.startswith(name)), 0.0)
+
+
+class Work:
+    """The multiplications and additions of a training step, counted once for every shape of its batches; 0 on devices
+    of unknown rate.
+
+    Args:
+      step: `(state, frozen, batch)`.
+      mesh: of the devices that share it.
+    """
+
+    def __init__(self, step: Callable, mesh: Mesh):
+        self._step, self._counted = step, {}
+        self.rate = mesh.size * rate_of(mesh.devices.flat[0].device_kind)
+
+    def __call__(self, state: Any, frozen: Any, batch: Any) -> float:
+        if not self.rate:
+            return 0.0
+        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(batch))
+        if shapes not in self._counted:
+            self._counted[shapes] = 2.0 * macs(self._step, state, frozen, batch)
+        return self._counted[shapes]
 
 
 def macs(fn: Callable, *args) -> int:

@@ -23,6 +23,7 @@ from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.claim import CHECKPOINTS, claimed, take
 from mtlora_jax.engine.curves import save_curves
 from mtlora_jax.engine.evaluate import evaluate
+from mtlora_jax.engine.flops import Work
 from mtlora_jax.engine.hosts import Stops, is_first, on_host, told
 from mtlora_jax.engine.interrupt import EXIT_CODES, Interrupts
 from mtlora_jax.engine.log import Log
@@ -105,7 +106,7 @@ def run(
     train_step = make_train_step(
         workload, begin.optimizer, begin.learning_rate, config.seed, mesh, config.train.accumulate
     )
-    eval_step = make_eval_step(workload, mesh)
+    eval_step, work = make_eval_step(workload, mesh), Work(train_step, mesh)
     meta = {"config": to_json(config), "base": begin.fingerprint}
 
     def evaluation() -> Metrics:
@@ -134,7 +135,7 @@ def run(
         Interrupts() as interrupts,
         Log(workdir, config.train.steps, first_record, config.train.log_every) as log,
         Loader(batches, config, first, own_rows(config.train.batch_size, mesh)) as loader,
-        Pace(config.train.patience) as pace,
+        Pace(config.train.patience, work.rate) as pace,
         Trace(profile, workdir / "profile") as trace,
     ):
         for notice in (*begin.notices, *resumed(config, held, checkpoints, first)):
@@ -152,7 +153,9 @@ def run(
         try:
             for step, batch in pace.steps(loader.until(config.train.steps)):
                 trace.before(step)
-                state, metrics = train_step(state, frozen, put_batch(batch, mesh))
+                placed = put_batch(batch, mesh)
+                pace.computes(work(state, frozen, placed))
+                state, metrics = train_step(state, frozen, placed)
                 if step == first + 1:
                     jax.block_until_ready(metrics)
                     return_memory()

@@ -22,15 +22,20 @@ class Pace:
 
     Args:
       patience: minutes; 0 waits for ever.
+      rate: FLOPs that the run's devices can do in a second; 0 where that is not known.
     """
 
-    def __init__(self, patience: float):
-        self._patience = patience
+    def __init__(self, patience: float, rate: float = 0.0):
+        self._patience, self._rate = patience, rate
         self.restart()
 
     def restart(self) -> None:
         """What comes next is timed anew: after an evaluation, or a save."""
-        self._steps, self._waited, self._began = 0, 0.0, time.monotonic()
+        self._steps, self._waited, self._flops, self._began = 0, 0.0, 0.0, time.monotonic()
+
+    def computes(self, flops: float) -> None:
+        """Says what the step that begins asks for."""
+        self._flops += flops
 
     def steps(self, batches: Iterable[T]) -> Iterator[T]:
         """The batches; the time that it takes to get one counts as waiting, that until the next is asked for as a
@@ -50,8 +55,9 @@ class Pace:
 
     def health(self) -> dict[str, float]:
         """Of the steps since the last call, and then they are forgotten: `seconds` a step, `waiting` the share of them
-        that the slowest process waited for its batches, and `slowest` its number where there are many; `memory`, GiB in
-        use on a device, `memory_peak` and `memory_limit`, where devices tell.
+        that the slowest process waited for its batches, and `slowest` its number where there are many; `mfu`, the share
+        of the devices' rate that their multiplications took, those that the backward pass computes again included,
+        where the rate is known; `memory`, GiB in use on a device, `memory_peak` and `memory_limit`, where devices tell.
 
         Called by all processes after the same step.
         """
@@ -60,6 +66,8 @@ class Pace:
         found = {"seconds": elapsed / max(self._steps, 1), "waiting": float(shares.max())}
         if len(shares) > 1:
             found["slowest"] = float(shares.argmax())
+        if self._flops and self._rate:
+            found["mfu"] = self._flops / (elapsed * self._rate)
         stats = jax.local_devices()[0].memory_stats() or {}
         names = {"memory": "bytes_in_use", "memory_peak": "peak_bytes_in_use", "memory_limit": "bytes_limit"}
         self.restart()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
+from mtlora_jax.engine.flops import RATES
 from mtlora_jax.errors import UserError
 
 
@@ -33,10 +34,10 @@ class Chip:
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 CHIPS = {
-    "v5e": Chip(197e12, 16 * 2**30, 819e9, 45e9, FLAT),
-    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 90e9, CUBES),
-    "v6e": Chip(918e12, 32 * 2**30, 1638e9, 90e9, FLAT),
-    "tpu7x": Chip(2307e12 / 2, 192 * 2**30 / 2, 7380e9 / 2, 100e9 / 2, CUBES, devices=2),
+    "v5e": Chip(RATES["TPU v5 lite"], 16 * 2**30, 819e9, 45e9, FLAT),
+    "v5p": Chip(RATES["TPU v5"], 95 * 2**30, 2765e9, 90e9, CUBES),
+    "v6e": Chip(RATES["TPU v6 lite"], 32 * 2**30, 1638e9, 90e9, FLAT),
+    "tpu7x": Chip(RATES["TPU7x"], 192 * 2**30 / 2, 7380e9 / 2, 100e9 / 2, CUBES, devices=2),
 }
 
 

@@ -5,11 +5,15 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import line
 import pytest
 
-from mtlora_jax.config import Train
+from mtlora_jax.config import Mesh, Train
+from mtlora_jax.engine import flops
 from mtlora_jax.engine.loop import train
+from mtlora_jax.engine.mesh import make_mesh
 from mtlora_jax.engine.pace import Pace, traced_steps
 from mtlora_jax.errors import UserError
 
@@ -50,6 +54,33 @@ def test_a_step_that_hangs_shows_where():
     done = subprocess.run([sys.executable, "-c", HANGS], capture_output=True, text=True)
     assert done.returncode == 0
     assert "never_ends" in done.stderr
+
+
+def test_a_run_tells_its_share_of_what_its_devices_can_do(tmp_path, monkeypatch):
+    monkeypatch.setitem(flops.RATES, "cpu", 1e6)
+    monkeypatch.setattr(flops, "macs", lambda step, *arguments: 500)  # the line's step multiplies no matrices
+    config = line.LineConfig(train=Train(steps=4, batch_size=8, workers=0, log_every=1))
+    train(config, line.make_workload(config), tmp_path)
+    records = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    health = [record for record in records if record["kind"] == "health"]
+    counted = [record["mfu"] * record["seconds"] * 1e6 * jax.device_count() for record in health]
+    assert counted == pytest.approx([1000.0] * 3)
+
+
+def test_work_is_counted_by_the_shape_of_batches(monkeypatch):
+    mesh, weights = make_mesh(Mesh(data=1), jax.devices()[:1]), jnp.ones((5, 7))
+    step = jax.jit(lambda state, frozen, batch: batch @ state)
+    assert flops.Work(step, mesh)(weights, {}, jnp.ones((3, 5))) == 0
+    monkeypatch.setitem(flops.RATES, "cpu", 1e6)
+    work = flops.Work(step, mesh)
+    for rows in (3, 4, 3):
+        assert work(weights, {}, jnp.ones((rows, 5))) == 2 * rows * 5 * 7
+
+
+def test_rates_are_found_by_what_a_kind_begins_with():
+    assert flops.rate_of("TPU v5 lite") < flops.rate_of("TPU v5") == flops.rate_of("TPU v5p")
+    assert flops.rate_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert flops.rate_of("cpu") == 0
 
 
 def test_a_run_tells_its_health_and_traces_steps(tmp_path, capsys):

@@ -1,5 +1,5 @@
-"""Multiplications that a function asks for, counted in its traced program: exact, immediate, without a compiler; and how
-many of them devices can do in a second.
+"""Multiplications that a function asks for, counted in its traced program: exact, immediate, without a compiler; and
+how many of them devices can do in a second.
 """
 
 import math

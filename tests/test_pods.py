@@ -10,7 +10,7 @@ from test_doors import JOBS, leaves, records
 FEW = ("--train.steps=2", "--train.eval_every=1", "--train.eval_batch_size=4")
 RUNS = {
     "vision": (*JOBS["scenes"][1:], *FEW, "--data.val_length=6"),
-    "text": (*JOBS["text"][1:], *FEW, "--mesh.fsdp=2", "--data.val_length=2"),
+    "text": (*JOBS["text"][1:], *FEW, "--init_from=microworld", "--mesh.fsdp=2", "--data.val_length=2"),
 }
 TWO_TASKS = """
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """The device mesh, and how a batch lies on it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -127,4 +127,21 @@ def put_leaf(leaf: np.ndarray | jax.Array, sharding: jax.sharding.Sharding) -> j
     """A host array, or one of this process, as a global array; processes hold only their own shards of it."""
     if sharding.is_fully_addressable:
         return jnp.asarray(jax.device_put(leaf, sharding))
-    return jax.make_array_from_callback(np.shape(leaf), sharding, lambda index: np.asarray(leaf[index]))
+    return put_parts(np.shape(leaf), sharding, lambda index: np.asarray(leaf[index]))
+
+
+def put_parts(
+    shape: tuple[int, ...], sharding: jax.sharding.Sharding, part: Callable[[tuple[slice, ...]], np.ndarray]
+) -> jax.Array:
+    """A global array of which a process makes the parts that its devices hold, each once; `part` gets a slice for each
+    axis."""
+    made: dict[tuple, np.ndarray] = {}
+
+    def once(index: tuple[slice, ...]) -> np.ndarray:
+        whole = tuple(slice(*of.indices(size)) for of, size in zip(index, shape, strict=True))
+        at = tuple((of.start, of.stop) for of in whole)
+        if at not in made:
+            made[at] = part(whole)
+        return made[at]
+
+    return jax.make_array_from_callback(shape, sharding, once)

@@ -18,7 +18,7 @@ from mtlora_jax.engine.borrowed import Borrowed, groups
 from mtlora_jax.engine.claim import BASE
 from mtlora_jax.engine.hosts import is_first, on_host
 from mtlora_jax.engine.init import draw
-from mtlora_jax.engine.mesh import put_leaf, replicated
+from mtlora_jax.engine.mesh import put_leaf, put_parts, replicated
 from mtlora_jax.engine.optim import make_optimizer, schedule
 from mtlora_jax.engine.partition import MODEL_COLLECTIONS, join, split_variables
 from mtlora_jax.engine.program import unread_leaves
@@ -154,13 +154,19 @@ def place_weights(
     # host's memory at a time. Frozen leaves keep the dtype they are stored in.
     placed = shardings(workload.axes, shapes, mesh)
 
+    in_parts = getattr(base, "has_parts", lambda path: False)
+
     def place(path: str) -> Any:
         if not is_placed(path):
             return jax.ShapeDtypeStruct(shapes[path].shape, shapes[path].dtype, sharding=placed[path])
-        leaf = leaves.pop(path) if path in leaves else np.asarray(base[path])
-        dtype = leaf.dtype if labels.get(path) == "frozen" else shapes[path].dtype
-        leaf = leaf if leaf.dtype == dtype else leaf.astype(dtype)
-        return put_leaf(leaf, placed[path])
+        dtype = None if labels.get(path) == "frozen" else shapes[path].dtype
+
+        def stored(leaf: Any) -> np.ndarray | jax.Array:
+            return leaf if dtype in (None, leaf.dtype) else leaf.astype(dtype)
+
+        if path not in leaves and not placed[path].is_fully_addressable and in_parts(path):
+            return put_parts(shapes[path].shape, placed[path], lambda index: stored(base.part(path, index)))
+        return put_leaf(stored(leaves.pop(path) if path in leaves else np.asarray(base[path])), placed[path])
 
     for path in shapes:
         leaves[path] = place(path)

@@ -7,6 +7,7 @@ beyond that is either listed as droppable or an error.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +24,14 @@ class Layout(NamedTuple):
       save: our leaf to their tensors, the exact inverse.
       fit: changes one of their tensors to a wanted shape where that keeps its meaning (bias tables of another window).
       layers: length of our leaf's leading axis, if they keep its entries apart; `load` and `save` are of one entry.
+      cut: a part of our leaf, a slice for each axis, as one of their tensor; None where axes are not all that changes.
     """
 
     load: Callable[..., np.ndarray]
     save: Callable[[np.ndarray], tuple[np.ndarray, ...]]
     fit: Callable[[np.ndarray, tuple[int, ...]], np.ndarray] | None = None
     layers: int = 0
+    cut: Callable[[tuple[slice, ...]], tuple[slice, ...]] | None = None
 
 
 def single(load: Callable[[np.ndarray], np.ndarray], save: Callable[[np.ndarray], np.ndarray], **more) -> Layout:
@@ -36,8 +39,8 @@ def single(load: Callable[[np.ndarray], np.ndarray], save: Callable[[np.ndarray]
     return Layout(load, lambda leaf: (save(leaf),), **more)
 
 
-AS_IS = single(lambda x: x, lambda x: x)
-TRANSPOSED = single(np.transpose, np.transpose)
+AS_IS = single(lambda x: x, lambda x: x, cut=lambda index: index)
+TRANSPOSED = single(np.transpose, np.transpose, cut=lambda index: index[::-1])
 """Linear layers: `(out, in)` to `[in, out]`."""
 CONV = single(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
 """Convolutions: `(out, in, H, W)` to `[H, W, in, out]`."""
@@ -261,13 +264,38 @@ class MappedLeaves(Mapping):
 
         def get(name: str) -> np.ndarray:
             tensor = self._source[name]
-            if tensor.shape != shapes[name]:
-                raise UserError(
-                    f"{self.where} is of another size: {name} has shape {tensor.shape}, the model needs {shapes[name]}"
-                )
+            self._check(name, tensor.shape, shapes[name])
             return tensor
 
         return our_leaf(get, names, layout)
+
+    def has_parts(self, path: str) -> bool:
+        """Whether a part of a leaf can be read alone: the source reads parts of tensors, and the layout does no more than
+        turn them."""
+        names, layout = self._rows[path]
+        return hasattr(self._source, "part") and layout.cut is not None and len({self._dtypes[n] for n in names}) == 1
+
+    def part(self, path: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a leaf that `has_parts`, a slice for each axis; nothing else is read."""
+        names, layout = self._rows[path]
+        shapes = dict(zip(names, their_shapes(self.shape(path), layout), strict=True))
+
+        def get(name: str, index: tuple[slice, ...]) -> np.ndarray:
+            self._check(name, self._source.shape(name), shapes[name])
+            return layout.load(self._source.part(name, layout.cut(index)))
+
+        if not layout.layers:
+            return get(names[0], index)
+        first, *rest = index
+        return np.stack([get(name, tuple(rest)) for name in names[first]])
+
+    @cached_property
+    def _dtypes(self) -> dict[str, np.dtype]:
+        return self._source.dtypes()
+
+    def _check(self, name: str, shape: tuple[int, ...], needed: tuple[int, ...]) -> None:
+        if shape != needed:
+            raise UserError(f"{self.where} is of another size: {name} has shape {shape}, the model needs {needed}")
 
 
 class MappedTensors(Mapping):

@@ -1,7 +1,7 @@
 """Reading and writing safetensors: whole files, or folders of shards whose tensors are read when they are asked for."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,21 @@ class Tensors(Mapping):
         return {name: np.dtype(DTYPES[kind]) for name, kind in found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
+        return self._of(name, lambda file: file.get_tensor(name))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+        return tuple(self._of(name, lambda file: file.get_slice(name).get_shape()))
+
+    def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of a tensor, a slice for each axis; nothing else of it is read."""
+        return self._of(name, lambda file: file.get_slice(name)[index])
+
+    def _of(self, name: str, ask: Callable[[Any], Any]) -> Any:
         path = self.files[name]
         try:
             with safe_open(path, framework="numpy") as file:
-                return file.get_tensor(name)
+                return ask(file)
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from None
 

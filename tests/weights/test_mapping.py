@@ -1,13 +1,25 @@
 """Key tables: layouts invert, every key is accounted for, and messages name mapping."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.weights import mapping
-from mtlora_jax.weights.mapping import Row, joined, layer, under
+from mtlora_jax.weights import mapping, safetensors
+from mtlora_jax.weights.mapping import (
+    AS_IS,
+    TRANSPOSED,
+    MappedLeaves,
+    MappedTensors,
+    Row,
+    joined,
+    layer,
+    stacked,
+    under,
+)
 
 LAYOUTS = {
     "as_is": (mapping.AS_IS, 2),
@@ -143,3 +155,41 @@ def test_one_layer_too_few_is_named():
     del theirs["layer.1.q"]
     with pytest.raises(UserError, match=r"layer\.1\.q"):
         mapping.load(theirs, OURS, STACKS)
+
+
+@given(st.data())
+def test_a_part_of_a_leaf_is_read_without_the_rest(tmp_path_factory, data):
+    rng, layers = np.random.default_rng(0), 3
+    leaves = {
+        "layers/fc/kernel": rng.normal(size=(layers, 4, 6)).astype(np.float32),
+        "layers/norm/scale": rng.normal(size=(layers, 5)).astype(np.float32),
+        "head/kernel": rng.normal(size=(6, 7)).astype(np.float16),
+    }
+    rows = (
+        Row("layers/fc/kernel", tuple(f"fc.{i}" for i in range(layers)), stacked(TRANSPOSED, layers)),
+        Row("layers/norm/scale", tuple(f"norm.{i}" for i in range(layers)), stacked(AS_IS, layers)),
+        Row("head/kernel", ("head",), TRANSPOSED),
+    )
+    folder = tmp_path_factory.mktemp("parts")
+    safetensors.write_tensors(folder / "model.safetensors", MappedTensors(leaves, rows))
+    tensors = safetensors.open_folder(folder)
+    found = MappedLeaves(tensors, leaves, rows)
+    path = data.draw(st.sampled_from(sorted(leaves)))
+    ends = [sorted(data.draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in leaves[path].shape]
+    index = tuple(slice(*of) for of in ends)
+    assert found.has_parts(path)
+    with mock.patch.object(safetensors.Tensors, "__getitem__", side_effect=AssertionError("a whole tensor is read")):
+        part = found.part(path, index)
+    assert part.dtype == leaves[path].dtype
+    np.testing.assert_array_equal(part, leaves[path][index])
+    short = MappedLeaves(tensors, {**leaves, path: np.zeros([n + 1 for n in leaves[path].shape])}, rows)
+    with pytest.raises(UserError, match=r"of another size"):
+        short.part(path, index)
+
+
+def test_leaves_that_are_computed_from_tensors_have_no_parts():
+    leaf = np.ones((2, 6), np.float32)
+    rows = (Row("qkv/kernel", ("q", "k", "v"), joined(TRANSPOSED, 3)),)
+    assert not MappedLeaves(MappedTensors({"qkv/kernel": leaf}, rows), {"qkv/kernel": leaf}, rows).has_parts(
+        "qkv/kernel"
+    )

@@ -270,8 +270,8 @@ class MappedLeaves(Mapping):
         return our_leaf(get, names, layout)
 
     def has_parts(self, path: str) -> bool:
-        """Whether a part of a leaf can be read alone: the source reads parts of tensors, and the layout does no more than
-        turn them."""
+        """Whether a part of a leaf can be read alone: the source reads parts of tensors, and the layout only turns
+        them."""
         names, layout = self._rows[path]
         return hasattr(self._source, "part") and layout.cut is not None and len({self._dtypes[n] for n in names}) == 1
 

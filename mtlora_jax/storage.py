@@ -8,11 +8,12 @@ orbax itself. Data and weights are fetched once into the cache, by every host fo
 import atexit
 import contextlib
 import functools
+import logging
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,8 @@ def is_remote(path: str | Path) -> bool:
 def _store(url: str) -> tuple[Any, str]:
     """The file system of a URL, and its path there."""
     scheme = url.partition("://")[0]
+    if scheme in PACKAGES:  # what they log of failures, tracebacks too, is raised as well
+        logging.getLogger(PACKAGES[scheme]).setLevel(logging.CRITICAL)
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError:
@@ -221,7 +224,7 @@ def home(path: Path) -> epath.Path:
 
 
 class Note:
-    """A short text that all processes see, in a folder they share or in a store."""
+    """A short text that all processes see, in a shared folder or in a store. Raises OSError where it cannot be had."""
 
     def __init__(self, path: Path):
         self.where = str(home(path))
@@ -229,14 +232,24 @@ class Note:
         self._fs, self._path = _store(self.where)
 
     def read(self) -> str | None:
-        """None where there is none. Raises OSError where it cannot be told."""
-        with contextlib.suppress(FileNotFoundError):
+        """None where there is none."""
+        with contextlib.suppress(FileNotFoundError), self._oserrors():
             return self._fs.cat_file(self._path).decode()
         return None
 
     def write(self, text: str) -> None:
-        self._fs.pipe_file(self._path, text.encode())
+        with self._oserrors():
+            self._fs.pipe_file(self._path, text.encode())
 
     def remove(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), self._oserrors():
             self._fs.rm_file(self._path)
+
+    @contextlib.contextmanager
+    def _oserrors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            raise
+        except Exception as error:  # stores have errors of their own
+            raise OSError(f"{self.where}: {type(error).__name__}: {one_line(error)}") from None

@@ -56,3 +56,16 @@ def test_two_processes_are_one(domain, cache, tmp_path):
         codes, _, err = doors(2, cache, 1, "eval.py", "--workdir", two)
         assert codes == [0, 0], err
         assert json.loads((two / "evaluation.json").read_text())["metrics"] == last[0]["metrics"]
+    protocol = {"vision": "native", "text": "generate"}[domain]
+    for count, devices, workdir in ((2, 1, two), (1, 2, one)):
+        scored = ("--protocol", protocol, "--predictions", workdir / "predictions")
+        codes, _, err = doors(count, cache, devices, "eval.py", "--workdir", workdir, *scored)
+        assert codes == [0] * count, err
+    said, files = [], []
+    for workdir in (two, one):
+        said.append(json.loads((workdir / f"evaluation_{protocol}.json").read_text()))
+        folder = workdir / "predictions"
+        files.append({p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    assert said[0] == said[1]
+    assert files[0] == files[1]
+    assert files[0]

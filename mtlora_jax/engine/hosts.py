@@ -90,6 +90,16 @@ def on_host(tree: Any) -> Any:
     return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(fetched, tree)
 
 
+def everywhere(tree: Any) -> Any:
+    """Arrays as numpy's, whole, on all processes; called by all."""
+
+    def fetched(x: jax.Array) -> np.ndarray:
+        there = x.is_fully_addressable or x.is_fully_replicated
+        return np.asarray(x) if there else multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.device_get(tree) if jax.process_count() == 1 else jax.tree.map(fetched, tree)
+
+
 class Stops:
     """Whether a process was told to stop: the same answer on all of them, after the same step.
 

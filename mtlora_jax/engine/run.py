@@ -174,8 +174,6 @@ def check(workload: Workload, config: Config, mesh: Mesh, protocol: str | None, 
     """Raises UserError where there is no such protocol, predictions are asked of none, or its batches do not divide
     over the devices."""
     known = workload.protocols
-    if protocol is not None and jax.process_count() > 1:
-        raise UserError(f"protocol {protocol} is for one process: leave it out, or evaluate on one machine")
     if protocol is not None and protocol not in known:
         raise UserError(f"there is no protocol {protocol}: there are {', '.join(known) or 'none'}")
     if protocol is None and predictions is not None:

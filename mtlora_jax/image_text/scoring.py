@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from mtlora_jax.engine.hosts import everywhere, is_first
 from mtlora_jax.files import make_workdir, write_text
 from mtlora_jax.image_text.batches import InOrder, Questions
 from mtlora_jax.image_text.config import ImageTextConfig
@@ -48,7 +49,7 @@ def by_generation(
     written: dict[str, list[str]] = {name: [] for name in tasks}
     for i in tqdm(range(len(batches)), "answering", unit="batch", disable=None):
         batch = batches[i]
-        outputs = jax.device_get(write(variables, {k: v for k, v in batch.items() if k != "id"}))
+        outputs = everywhere(write(variables, {k: v for k, v in batch.items() if k != "id"}))
         for name, task in tasks.items():
             written[name] += predictions_of(task, tokenizer(), outputs, np.flatnonzero(batch["valid"][name]).tolist())
     metrics = {}
@@ -57,7 +58,7 @@ def by_generation(
         metrics[name] = task.metrics(written[name], asked)
         if asked[0].group:
             metrics[name]["consistency"] = consistency(written[name], asked)
-        if folder is not None:
+        if folder is not None and is_first():
             file, text = task.file(asked, written[name])
             write_text(make_workdir(folder) / file, text)
     return metrics

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from mtlora_jax.engine.hosts import everywhere, is_first
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_text
 from mtlora_jax.language.corpus import Piece
@@ -58,7 +59,7 @@ def by_generation(config: TextConfig, model: Llama, variables: Mapping, folder: 
             task_id = np.array([ids[rows[i].task] for i in full], np.int32)
             ends = {"eos": tokenizer.eos, "stops": stops}
             out = greedy(model, variables, tokens, mask, task_id, max_new_tokens=count, **ends)
-            for i, answer in zip(batch, np.asarray(out), strict=False):
+            for i, answer in zip(batch, everywhere(out), strict=False):
                 written[i] = tokenizer.decode(answer.tolist())
     strict = [tasks[row.task].extract(response(text)) for row, text in zip(rows, written, strict=True)]
     loose = [tasks[row.task].extract(response(text), "reference") for row, text in zip(rows, written, strict=True)]
@@ -131,7 +132,7 @@ def _likelihoods(config: TextConfig, forward: Callable, variables: Mapping, piec
         arrays = lay_out(tuple(config.tasks), [[piece] for piece in full], length, pad)
         inputs = {name: arrays[name] for name in ("tokens", "targets", "segment_ids")}
         inputs["task_id"] = np.array([piece.task for piece in full], np.int32)
-        found[batch] = -np.asarray(negative(variables, inputs))[: len(batch)]
+        found[batch] = -everywhere(negative(variables, inputs))[: len(batch)]
     return found
 
 
@@ -158,7 +159,7 @@ def _batches(lengths: Sequence[int], size: int, what: str) -> Iterator[np.ndarra
 
 def _write(folder: Path | None, rows: Sequence[Row], **columns: Sequence[str]) -> None:
     """`<task>.jsonl`: every row with what was predicted."""
-    if folder is None:
+    if folder is None or not is_first():
         return
     make_workdir(folder)
     lines: dict[str, list[str]] = {}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtlora_jax.engine.hosts import everywhere, is_first
 from mtlora_jax.engine.mesh import make_mesh, put_batch
 from mtlora_jax.engine.metrics import empty, merge, update
 from mtlora_jax.files import make_workdir
@@ -97,12 +98,12 @@ def evaluate_native(
     batches = prefetched(held_out, config.train.workers, config.train.worker_kind)
     for batch in tqdm(batches, "native", len(held_out), unit=" batches", leave=False, disable=None):
         host = {name: batch.pop(name) for name in ("id", "name")}
-        statistics, decoded = jax.device_get(step(variables, put_batch(batch, mesh, whole=True)))
+        statistics, decoded = everywhere(step(variables, put_batch(batch, mesh, whole=True)))
         for name in tasks:
             states[name] = update(states[name], statistics[name], batch["valid"][name])
         for row, (H, W) in enumerate(batch["size"]):
             # Rows that fill the last batch up repeat its last example: they are written once more, and count nothing.
-            if predictions is not None:
+            if predictions is not None and is_first():
                 for name, t in tasks.items():
                     stem = predictions / name / str(host["name"][row])
                     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -70,12 +70,14 @@ def _objects(url: str) -> dict[str, str]:
     """`{path below: version}` of all objects of a folder; the one of an object itself has the path ``."""
     fs, root = _store(url)
     fs.invalidate_cache()
-    found = _told(url, lambda: fs.find(root, detail=True))
-    return {
-        path.removeprefix(root.rstrip("/")).lstrip("/"): _version(about)
-        for path, about in found.items()
-        if about["type"] == "file" and not path.endswith("/")
-    }
+    objects = {}
+    for path, about in _told(url, lambda: fs.find(root, detail=True)).items():
+        name = path.removeprefix(root.rstrip("/")).lstrip("/")
+        if ".." in name.split("/"):
+            raise UserError(f"{url} holds {name!r}, which would be a file elsewhere on this machine")
+        if about["type"] == "file" and not path.endswith("/"):
+            objects[name] = _version(about)
+    return objects
 
 
 def _version(about: Mapping[str, Any]) -> str:
@@ -92,7 +94,7 @@ def _each(work: Callable[[str], None], names: list[str], what: str) -> None:
             pass
 
 
-def _fetch(url: str, names: list[str], folder: Path) -> None:
+def _fetch(url: str, names: list[str], folder: Path, done: Callable[[str], None] = lambda name: None) -> None:
     fs, root = _store(url)
 
     def one(name: str) -> None:
@@ -100,6 +102,7 @@ def _fetch(url: str, names: list[str], folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             fs.get_file(f"{root.rstrip('/')}/{name}" if name else root, str(temporary))
+        done(name)
 
     _told(url, lambda: _each(one, names, f"fetching {url}"))
 
@@ -125,8 +128,10 @@ def _fetched(url: str) -> Path:
         (copy / name).unlink(missing_ok=True)
     there = {name for name, version in objects.items() if known.get(name) == version and (copy / name).is_file()}
     if lacking := [name for name in objects if name not in there]:
-        _fetch(url, lacking, copy)
-        write_json(versions, objects)
+        try:
+            _fetch(url, lacking, copy, there.add)
+        finally:  # what is here now need not be fetched again
+            write_json(versions, {name: objects[name] for name in sorted(there)})
         print(f"fetched {len(lacking)} of {len(objects)} files of {url} to {copy}", file=sys.stderr)
     return copy
 

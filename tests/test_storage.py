@@ -155,6 +155,32 @@ def test_weights_tokenizer_and_data_are_fetched_once_and_again_when_they_change(
     assert not (folder / "piqa/train.json").exists()
 
 
+def test_what_was_fetched_before_a_failure_is_kept_and_names_stay_below_their_folder(store, monkeypatch, capsys):
+    for name in "abc":
+        store.put(("bucket", f"some/{name}"), name.encode())
+    fs = fsspec.filesystem("gs")
+    get = fs.get_file
+
+    def get_but_b(source, target):
+        if source.endswith("/b"):
+            raise ConnectionError("gone")
+        get(source, target)
+
+    monkeypatch.setattr(storage, "THREADS", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(fs, "get_file", get_but_b)
+        with pytest.raises(UserError, match=rf"^{BUCKET}/some cannot be used: ConnectionError: gone$"):
+            fetched(f"{BUCKET}/some")
+    capsys.readouterr()
+    folder = fetched(f"{BUCKET}/some")
+    assert "fetched 3 of 3" not in capsys.readouterr().err
+    assert [path.read_text() for path in sorted(folder.glob("[abc]"))] == ["a", "b", "c"]
+    store.put(("bucket", "some/../../x"), b"")
+    another_machine()
+    with pytest.raises(UserError, match=r"elsewhere on this machine"):
+        fetched(f"{BUCKET}/some")
+
+
 def test_a_living_run_is_not_disturbed_and_a_dead_one_is_followed(store):
     url, lock = f"{BUCKET}/runs/locked", ("bucket", "runs/locked/.lock")
     first = opened(url)

@@ -50,27 +50,30 @@ def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: ja
     def nothing(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, jnp.int32)
 
-    def chunk(of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        return jax.lax.cond(_anywhere(of[1] != IGNORE), losses, nothing, *of)
+    def chunk(of: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, target, has_targets = of
+        return jax.lax.cond(has_targets, losses, nothing, x, target)
 
     def back(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :L]
         return jnp.take_along_axis(x, jnp.argsort(order, axis=1), axis=1)
 
-    nll, prediction = jax.lax.map(chunk, (cut(hidden, 0), cut(targets, IGNORE)))
+    # Asked of all chunks at once: within the loop, devices would have to agree anew on each.
+    cut_targets = cut(targets, IGNORE)
+    nll, prediction = jax.lax.map(chunk, (cut(hidden, 0), cut_targets, _anywhere(cut_targets != IGNORE)))
     return {"nll": back(nll), "prediction": back(prediction)}
 
 
 @jax.custom_batching.custom_vmap
 def _anywhere(mask: jax.Array) -> jax.Array:
-    """Whether anything is True. Asked of many runs at once, it is one answer for all: a `cond` stays one, where `vmap`
-    would compute both of its branches."""
-    return mask.any()
+    """Whether anything is True in each chunk of `[chunks, B, size]`. Asked of many runs at once, it is one answer for
+    all: a `cond` stays one, where `vmap` would compute both of its branches."""
+    return mask.any((1, 2))
 
 
 @_anywhere.def_vmap
 def _of_all(size: int, is_mapped: Sequence[bool], mask: jax.Array) -> tuple[jax.Array, bool]:
-    return _anywhere(mask), False
+    return _anywhere(jnp.concatenate(list(mask), axis=1)), False
 
 
 def perplexity_sums(nll: jax.Array, counted: jax.Array) -> dict[str, jax.Array]:

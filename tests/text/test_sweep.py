@@ -136,7 +136,7 @@ def test_a_slot_that_diverges_leaves_the_others_alone(parent, tmp_path):
     kept = train(alone, workload_of(alone), tmp_path / "one")
     assert found["last"]["metrics"]["lr=0.01"]["loss"] == pytest.approx(kept["last"]["metrics"]["lr=0.01"]["loss"])
     assert best_of({name: found["last"]["metrics"][name]["score"] for name in ("lr=0.01", "lr=1e+38")})[0] == "lr=0.01"
-    every = override(parent, ["--sweep.optim.lr=1e38,3e38", "--train.steps=4"])
+    every = override(parent, ["--sweep.optim.lr=3e38,3.3e38", "--train.steps=4"])
     with pytest.raises(UserError, match="is not finite"):
         train(every, workload_of(every), tmp_path / "none")
 

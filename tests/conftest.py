@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
-# XLA's pools get as many threads: with fewer than devices, all may wait for one that has none to run on.
+# As many threads in XLA's pools as devices, and more: those that wait for each other hold one each.
 os.environ.setdefault("NPROC", "16")
 # Programs run for milliseconds here and compile for seconds: the compiler's optimisations cost more than they save.
 # Eight devices on one busy core meet late: by default the process is aborted when they have waited for 40 seconds.

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -16,6 +17,7 @@ from test_pods import doors
 
 from mtlora_jax import storage
 from mtlora_jax.engine import lease
+from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.claim import claimed
 from mtlora_jax.engine.loop import train
 from mtlora_jax.engine.run import open_run
@@ -49,6 +51,7 @@ def store(server, tmp_path, monkeypatch):
     another_machine()
     yield server
     another_machine()
+    assert not list(Path().glob("*:")), "a store's path was taken for one of this machine"
 
 
 def another_machine():
@@ -230,4 +233,9 @@ def test_what_cannot_be_had_is_one_line(store, tmp_path, monkeypatch):
         opened("memory://x")
     with pytest.raises(UserError, match=r"gs:/bucket/out.json cannot be written to: give a folder of this machine"):
         write_json(tmp_path.joinpath(f"{BUCKET}/out.json").relative_to(tmp_path), {})
+    for made in (lambda path: train(CONFIG, make_workload(CONFIG), path), Checkpoints):  # pathlib drops a slash
+        with pytest.raises(
+            UserError, match=r"^gs:/bucket/runs/x\S* cannot be written to: give a folder of this machine$"
+        ):
+            made(Path(f"{BUCKET}/runs/x"))
     assert str(home(opened(f"{BUCKET}/runs/x") / "checkpoints")) == f"{BUCKET}/runs/x/checkpoints"

@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from mtlora_jax.engine import hosts
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError, of_the_system, one_line
-from mtlora_jax.files import finite
+from mtlora_jax.files import finite, here
 from mtlora_jax.storage import is_remote
 from mtlora_jax.weights.digest import digest
 
@@ -62,7 +62,7 @@ class Checkpoints:
         read_only: bool = False,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
     ):
-        self.directory = epath.Path(directory if is_remote(str(directory)) else Path(directory).absolute())
+        self.directory = epath.Path(directory if is_remote(str(directory)) else here(directory).absolute())
         self._say = say
         self._broken: list[int] = []
         self._by: str | None = None

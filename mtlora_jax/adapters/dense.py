@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtlora_jax.adapters import leaf
+from mtlora_jax.adapters import leaf, quantized
 from mtlora_jax.adapters.methods.lora import affine, dropout
 from mtlora_jax.adapters.registry import method_of
 from mtlora_jax.adapters.spec import Spec
@@ -23,6 +23,7 @@ class Dense(nn.Module):
       slots: names of equal column blocks that get an adapter each (`("q", "k", "v")` of a fused projection): the
         same function as separate layers, concatenated.
       dtype: compute dtype; None keeps the input's. Leaves and kernel are stored in float32.
+      quantize: the kernel is frozen, and stored in 8 or 4 bits; see `quantized`.
     """
 
     features: int
@@ -31,6 +32,7 @@ class Dense(nn.Module):
     slots: tuple[str, ...] = ()
     dtype: jnp.dtype | None = None
     kernel_init: Callable = nn.initializers.lecun_normal()
+    quantize: quantized.Kind = "none"
 
     @nn.compact
     def __call__(
@@ -61,7 +63,7 @@ class Dense(nn.Module):
             x = smap(lambda a: a.astype(self.dtype), x)
         d_in = shared(x).shape[-1]
         # Base leaves are declared first: adapters must not change how they are drawn.
-        kernel = self.param("kernel", self.kernel_init, (d_in, self.features))
+        kernel = self._kernel((d_in, self.features), shared(x).dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         if self.adapter is None:
             leaf.refuse(self)
@@ -77,12 +79,18 @@ class Dense(nn.Module):
             (leaves,) = slots
             y = self._apply(leaves, kernel, None, x.shared, task_id, key())
             return Streams(y, projected(self.adapter, leaves, kernel, projection, x.tasks, key()))
-        kernels = jnp.split(kernel, len(slots), axis=1)
+        kernels = jnp.split(kernel, len(slots), axis=1) if self.slots else [kernel]
         biases = [None] * len(slots) if bias is None else jnp.split(bias, len(slots))
         outputs = [
             self._apply(leaves, w, b, x, task_id, key()) for leaves, w, b in zip(slots, kernels, biases, strict=True)
         ]
         return jax.tree.map(lambda *columns: jnp.concatenate(columns, axis=-1), *outputs) if self.slots else outputs[0]
+
+    def _kernel(self, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
+        if self.quantize == "none":
+            return self.param("kernel", self.kernel_init, shape)
+        stored = self.param("kernel", quantized.initializer(self.kernel_init, self.quantize), shape)
+        return quantized.dequantize(stored, dtype)
 
     def _apply(self, leaves, kernel, bias, x, task_id, key):
         if self.adapter is None:

@@ -102,13 +102,14 @@ def to_peft(
         from mtlora_jax.convert.image_text_files import to_peft as run
 
         return run(source, out, task, step, arguments)
-    from mtlora_jax.convert.language_files import read_model
+    from mtlora_jax.convert.language_files import kept_in, read_model
     from mtlora_jax.convert.peft import export_peft
 
     model, variables, found = read_model(source, base, step, arguments)
     check_out(out, True, Path(found))
     export_peft(out, model, variables, task, found)
-    return f"{task or 'the adapters'} for {found}, exactly"
+    kind = kept_in(source)
+    return f"{task or 'the adapters'} for {found}{'' if kind == 'none' else f' in {kind}'}, exactly"
 
 
 def to_mtl_lora_reference(source: str, out: Path, base: str | None, step: str, arguments: Sequence[str] = ()) -> str:
@@ -169,6 +170,7 @@ def merge(
     base: str | None,
     dtype: str | None,
     overwrite: bool,
+    dequantize: bool = False,
     arguments: Sequence[str] = (),
 ) -> str:
     """Adapters folded into kernels where that is exact; with a task, that one as a plain Swin with its head, or as a
@@ -177,7 +179,9 @@ def merge(
     if kind == "language":
         from mtlora_jax.convert.language_files import merge_task
 
-        return merge_task(source, out, task, base, step, dtype, overwrite, arguments)
+        return merge_task(source, out, task, base, step, dtype, overwrite, dequantize, arguments)
+    if dequantize:
+        raise UserError("--dequantize is of language models")
     if kind == "image_text":
         from mtlora_jax.convert.image_text_files import merge_task as of_image_text
 
@@ -261,6 +265,9 @@ def parser() -> argparse.ArgumentParser:
             choices = ("float32", "bfloat16", "float16") if flag == "dtype" else None
             default = "last" if flag == "step" else None
             command.add_argument(f"--{flag}", help=flag_help, default=default, choices=choices)
+        if run is merge:
+            told = "of a language model whose base is in 8 or 4 bits: fold into the floats that its codes stand for"
+            command.add_argument("--dequantize", action="store_true", help=told)
         command.add_argument("--overwrite", action="store_true", help="replace weights that OUT holds already")
         command.set_defaults(run=run)
     return top

@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from mtlora_jax.adapters import CannotMerge, merge
+from mtlora_jax.adapters.quantized import Kind, dequantized
 from mtlora_jax.cli import open_trained
 from mtlora_jax.convert.effect import check_acts, check_merged
 from mtlora_jax.convert.language import Model, abstract_adapters, adapted_layers, adapters_of
@@ -35,7 +36,7 @@ OPTIONS = ("up_projections", "temperature", "diagonal", "experts", "embedding")
 def read_model(
     path: str | Path, base: str | None = None, step: Step = "last", arguments: Sequence[str] = ()
 ) -> tuple[*Model, str]:
-    """`(model, variables, base)` of a run's directory, or of an `adapter.safetensors`.
+    """`(model, variables, base)` of a run's directory, or of an `adapter.safetensors`; all weights are floats.
 
     Args:
       base: the base model, where it no longer lies where the adapter file says.
@@ -50,11 +51,15 @@ def read_model(
         run = open_trained(path, [*arguments, *([f"--init_from={base}"] if base else [])])
         if not isinstance(run.config, TextConfig):
             raise UserError(f"{path} holds no run of a language model: {type(run.config).__name__}")
-        model, variables = make_model(run.config).clone(dtype=None), jax.device_get(run.variables(step))
+        model, variables = (
+            make_model(run.config).clone(dtype=None, quantize="none"),
+            jax.device_get(run.variables(step)),
+        )
         begun = source_of(run.config.init_from)
         source = (None if begun is None else begun.base) or str(path)
     else:
         model, variables, source = _read_adapter_file(path, base)
+    variables |= {"params": jax.device_get(dequantized(variables["params"]))}
     if model.adapters:
         check_acts(variables, adapted_layers(model), str(path))
     return model, variables, source
@@ -62,7 +67,7 @@ def read_model(
 
 def _read_adapter_file(path: Path, base: str | None) -> tuple[*Model, str]:
     source = AdapterFile(path, base)
-    variables = traverse_util.unflatten_dict(dict(source.leaves()), sep="/")
+    variables = traverse_util.unflatten_dict(dict(source.leaves("", source.quantize)), sep="/")
     model = Llama(source.spec, source.adapter.table(source.tasks))
     wanted, leaves = abstract_adapters(model), source.adapters
     if set(wanted) != set(leaves) or any(leaves[name].shape != wanted[name].shape for name in wanted):
@@ -70,6 +75,11 @@ def _read_adapter_file(path: Path, base: str | None) -> tuple[*Model, str]:
     count = len(tables.flatten(variables)) - len(leaves)
     print(f"{path}: {count} leaves from {source.base}, {len(leaves)} of adapters", file=sys.stderr)
     return model, variables, source.base
+
+
+def kept_in(source: str | Path) -> Kind:
+    """How the base of a run, or of an adapter file, is stored."""
+    return open_run(source).config.quantize if Path(source).is_dir() else AdapterFile(Path(source)).quantize
 
 
 def merge_task(
@@ -80,6 +90,7 @@ def merge_task(
     step: Step = "last",
     dtype: str | None = None,
     overwrite: bool = False,
+    dequantize: bool = False,
     arguments: Sequence[str] = (),
 ) -> str:
     """Writes a plain model with one task's adapters folded into its kernels, as a Hugging Face folder.
@@ -88,10 +99,16 @@ def merge_task(
       base: the base model, where it has moved.
       dtype: of all written weights; None keeps each tensor's own. Updates are added in float32 and rounded once.
       overwrite: weights in `out` may be replaced; the base's never.
+      dequantize: a base in 8 or 4 bits is written as the floats that its codes stand for.
 
     Raises:
-      UserError: see `read_model`; or the method does not merge.
+      UserError: see `read_model`; or the method does not merge, or the base is quantised and nobody asked for floats.
     """
+    if (kind := kept_in(source)) != "none" and not dequantize:
+        raise UserError(
+            f"{source}: its adapters belong to a base in {kind}, not to the floats that it was made of; --dequantize "
+            "folds them into the floats that the codes stand for"
+        )
     model, variables, found = read_model(source, base, step, arguments)
     folder = None if Path(found) == Path(source) else locate_folder(found)
     check_out(out, overwrite, *([] if folder is None else [folder]), Path(source))

@@ -14,9 +14,10 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json
 from mtlora_jax.listing import listed
 from mtlora_jax.storage import exists, fetched, opened
+from mtlora_jax.weights.lazy import Lazy
 
 
-class Borrowed(Mapping):
+class Borrowed(Lazy):
     """`{path: array}` of a model of its own; one that starts from it takes the leaves whose path and shape it shares.
 
     Args:

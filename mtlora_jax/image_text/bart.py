@@ -16,7 +16,7 @@ from mtlora_jax.image_text.layers import SITES, Cache, Context, DecoderLayer, En
 from mtlora_jax.image_text.visual import VisualEmbedding, VisualSpec
 from mtlora_jax.language.attention import Mask
 from mtlora_jax.language.packing import IGNORE
-from mtlora_jax.language.sites import REMAT, Table, check_table
+from mtlora_jax.language.sites import Table, check_table, rematerialised
 
 OFFSET = 2
 """Rows of a position table before that of the first position."""
@@ -105,9 +105,7 @@ class Side(nn.Module):
         if self.is_initializing():
             # Side by side instead of one after the other: leaves can be drawn without running the layers.
             return nn.vmap(self.layer, axes, rngs, in_axes=None, out_axes=0, axis_size=self.depth)
-        layer = self.layer
-        if self.remat != "none":
-            layer = nn.remat(layer, policy=REMAT[self.remat], prevent_cse=False)
+        layer = rematerialised(self.layer, self.remat)
         in_axes = nn.broadcast if self.layer is EncoderLayer else (0, nn.broadcast)
         return nn.scan(layer, axes, split_rngs=rngs, in_axes=in_axes, length=self.depth)
 

@@ -18,6 +18,7 @@ from mtlora_jax.image_text.bart import Bart, BartSpec, init
 from mtlora_jax.image_text.visual import VisualSpec
 from mtlora_jax.weights import config, safetensors
 from mtlora_jax.weights.config import CONFIG
+from mtlora_jax.weights.lazy import Lazy
 from mtlora_jax.weights.mapping import AS_IS, TRANSPOSED, Layout, MappedLeaves, MappedTensors, Row, single, stacked
 
 BIAS = "final_logits_bias"
@@ -213,7 +214,7 @@ def abstract_leaves(spec: BartSpec) -> dict[str, jax.ShapeDtypeStruct]:
     return tables.flatten(jax.eval_shape(lambda: init(Bart(spec), 0)))
 
 
-class Whole(Mapping):
+class Whole(Lazy):
     """A file's tensors under the names of the whole model: with `model.`, and a bias of the head, if only zeros."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], vocab_size: int):

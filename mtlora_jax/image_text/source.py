@@ -21,6 +21,7 @@ from mtlora_jax.language.adapter import Adapter, settings
 from mtlora_jax.storage import fetched
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.hub import locate_folder
+from mtlora_jax.weights.lazy import Lazy
 
 VISUAL = "visual_embedding.safetensors"
 """In the folder of a merged run, which has the added tokens: what turns pictures into tokens, its leaves by path."""
@@ -94,7 +95,7 @@ def tokenizer_of(config: ImageTextConfig) -> BartTokenizer:
     return BartTokenizer(tokenizer_folder(config), spec_of(config))
 
 
-class Extended(Mapping):
+class Extended(Lazy):
     """A pretrained model's leaves with rows for the added tokens: words drawn from N(0, 0.02), biases 0."""
 
     def __init__(self, leaves: Any, seed: int):

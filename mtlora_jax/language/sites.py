@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mtlora_jax.adapters import Dense, Spec, method_of
+from mtlora_jax.adapters import Dense, Spec, method_of, quantized
 
 Table = tuple[tuple[str, Spec], ...]
 """(regex, spec) rows, searched over the sites of a model; the first that is found gives a projection its adapter."""
@@ -20,6 +20,14 @@ REMAT: Mapping[str, Any] = {
 """What a layer keeps for the backward pass: only its input, or the products with weights too."""
 
 
+def rematerialised(layer: type[nn.Module], remat: str, quantize: quantized.Kind = "none") -> type[nn.Module]:
+    """A layer of a scan that computes again what the backward pass does not keep: see `REMAT`; with `none` nothing.
+    Over a quantised base that keeps all products and nothing else: the floats of its kernels would be the whole model's."""
+    if remat == quantize == "none":
+        return layer
+    return nn.remat(layer, policy=REMAT.get(remat, jax.checkpoint_policies.dots_saveable), prevent_cse=False)
+
+
 class Sites(nn.Module):
     """Base of modules with projections.
 
@@ -27,11 +35,13 @@ class Sites(nn.Module):
       spec: the model's shape.
       adapters: its table.
       dtype: compute dtype; None keeps the input's.
+      quantize: how the kernels are stored; see `adapters.quantized`.
     """
 
     spec: Any
     adapters: Table
     dtype: jnp.dtype | None
+    quantize: quantized.Kind = "none"
 
     def project(self, site: str, features: int, use_bias: bool) -> Dense:
         """The projection of a site, named by the last part of its path."""
@@ -41,6 +51,7 @@ class Sites(nn.Module):
             adapter=adapter_at(self.adapters, site),
             dtype=self.dtype,
             kernel_init=nn.initializers.normal(self.deviation()),
+            quantize=self.quantize,
             name=site.rpartition("/")[2],
         )
 
@@ -72,8 +83,8 @@ def axes(adapters: Table, sites: Sequence[str], into: str, out_of: str) -> list[
       into, out_of: regexes of the names of projections from the model's width, and back to it.
     """
     rows: list[tuple[str, tuple[str | None, ...]]] = [
-        (rf"/({into})/kernel$", ("embed", "inner")),
-        (rf"/({out_of})/kernel$", ("inner", "embed")),
+        (rf"/({into})/kernel(/codes|/scale)?$", ("embed", "inner")),
+        (rf"/({out_of})/kernel(/codes|/scale)?$", ("inner", "embed")),
     ]
     declared = {name for _, adapter in adapters for name in method_of(adapter).declare(adapter, 1, 1)}
     for group, before, after in ((into, "embed", "inner"), (out_of, "inner", "embed")):

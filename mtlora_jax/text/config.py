@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from mtlora_jax.adapters import quantized
 from mtlora_jax.config import Config
 from mtlora_jax.errors import UserError
 from mtlora_jax.language.adapter import Adapter
@@ -79,7 +80,8 @@ class TextConfig(Config):
       plain_text: a file of plain text, whose perplexity tells what is forgotten; empty takes the data set's own.
       plain_length: how many of its paragraphs are read; 0 measures nothing.
       dtype: compute dtype.
-      remat: what the backward pass computes again; see `text.llama`.
+      quantize: the base's projections are kept in 8 or 4 bits; see `adapters.quantized`.
+      remat: what the backward pass computes again; see `language.sites.REMAT`.
       data: the data set.
     """
 
@@ -101,6 +103,7 @@ class TextConfig(Config):
     plain_text: str = ""
     plain_length: int = 16
     dtype: Literal["float32", "bfloat16"] = "float32"
+    quantize: quantized.Kind = "none"
     remat: Literal["none", "full", "dots"] = "none"
     data: Data = field(default_factory=MicroworldData)
 
@@ -126,6 +129,8 @@ class TextConfig(Config):
             raise UserError(f"plain_length must be at least 0, not {self.plain_length}")
         if self.adapter is None and not self.train_base:
             raise UserError("nothing would train: set an adapter, or train_base")
+        if self.quantize != "none" and self.train_base:
+            raise UserError(f"a base that trains (train_base) cannot be kept in {self.quantize} (quantize)")
         if self.adapter is not None:
             try:
                 Llama(self.model, self.adapter.table(tuple(self.tasks))).check_table()

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from mtlora_jax.adapters import Spec
+from mtlora_jax.adapters import Spec, quantized
 from mtlora_jax.engine.mesh import along_batch
 from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of, within
-from mtlora_jax.language.sites import REMAT, Sites, check_table
+from mtlora_jax.language.sites import Sites, check_table, rematerialised
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
@@ -168,10 +168,11 @@ class Layer(nn.Module):
     spec: LlamaSpec
     adapters: tuple[tuple[str, Spec], ...]
     dtype: jnp.dtype | None
+    quantize: quantized.Kind
 
     @nn.compact
     def __call__(self, x: jax.Array, cache: Cache | None, context: Context) -> tuple[jax.Array, Cache | None]:
-        s, fields = self.spec, (self.spec, self.adapters, self.dtype)
+        s, fields = self.spec, (self.spec, self.adapters, self.dtype, self.quantize)
         normed = RMSNorm(s.rms_eps, name="input_layernorm")(x)
         y, cache = Attention(*fields, name="self_attn")(normed, cache, context)
         x = along_batch(x + y)
@@ -197,8 +198,9 @@ class Llama(nn.Module):
       spec: its shape.
       adapters: (regex, spec) rows, searched over `SITES`; the first that is found gives a projection its adapter.
       dtype: compute dtype; None computes in float32. Norms, softmax and logits are float32 in any case.
-      remat: what the backward pass computes again: nothing (`none`), or as `REMAT` says.
+      remat: what the backward pass computes again: nothing (`none`), or as `language.sites.REMAT` says.
       reach: tokens of the longest segment that a row may hold; 0 for one that fills the row.
+      quantize: how the projections' kernels are stored; see `adapters.quantized`. Embedding and head stay floats.
     """
 
     spec: LlamaSpec
@@ -206,12 +208,13 @@ class Llama(nn.Module):
     dtype: jnp.dtype | None = None
     remat: str = "none"
     reach: int = 0
+    quantize: quantized.Kind = "none"
 
     def setup(self):
         s = self.spec
         self.check_table()
         self.embed_tokens = nn.Embed(s.vocab_size, s.hidden, embedding_init=nn.initializers.normal(0.02))
-        self.layers = self._stack()(s, self.adapters, self.dtype)
+        self.layers = self._stack()(s, self.adapters, self.dtype, self.quantize)
         self.norm = RMSNorm(s.rms_eps)
         if not s.tied:
             self.lm_head = Head(s.vocab_size)
@@ -226,9 +229,7 @@ class Llama(nn.Module):
         if self.is_initializing():
             # Side by side instead of one after the other: leaves can be drawn without running the layers.
             return nn.vmap(Layer, axes, rngs, in_axes=None, out_axes=0, axis_size=self.spec.layers)
-        layer = Layer
-        if self.remat != "none":
-            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=False)
+        layer = rematerialised(Layer, self.remat, self.quantize)
         return nn.scan(layer, axes, split_rngs=rngs, in_axes=(0, nn.broadcast), length=self.spec.layers)
 
     def __call__(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mtlora_jax import schema
+from mtlora_jax.adapters.quantized import Kind
 from mtlora_jax.engine import tables
 from mtlora_jax.engine.borrowed import Borrowed, check_meaning, from_run, run_named
 from mtlora_jax.engine.run import Run, open_run
@@ -21,9 +22,11 @@ from mtlora_jax.language.adapter import Adapter, settings
 from mtlora_jax.storage import exists, fetched
 from mtlora_jax.text.llama import LlamaSpec
 from mtlora_jax.text.llama_weights import open_llama, read_spec
+from mtlora_jax.text.quantized import Quantized
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.fingerprint import fingerprint
 from mtlora_jax.weights.hub import locate_folder
+from mtlora_jax.weights.lazy import Lazy
 
 ADAPTER_FILE = "adapter.safetensors"
 
@@ -47,10 +50,10 @@ class Folder:
     def tokenizer(self) -> Path:
         return locate_folder(self.base)
 
-    def leaves(self, only: str) -> Mapping[str, Any]:
+    def leaves(self, only: str, quantize: Kind) -> Mapping[str, Any]:
         if only:
             raise UserError("init_only says what is taken of another run; a pretrained model is taken whole")
-        return open_llama(locate_folder(self.base))[1]
+        return stored(open_llama(locate_folder(self.base))[1], quantize)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class OfRun:
             return fetched(self.run.config.tokenizer)
         return self._beginning.tokenizer
 
-    def leaves(self, only: str) -> Borrowed:
+    def leaves(self, only: str, quantize: Kind) -> Borrowed:
+        check_quantize(str(self.run.workdir), self.run.config.quantize, quantize)
         return from_run(self.run, self.step, only)
 
 
@@ -109,18 +113,34 @@ class AdapterFile(Folder):
             raise UserError(f"{path} is not an adapter file of a run: a finished run leaves one, {ADAPTER_FILE}")
         told = {key: json.loads(about[key]) for key in ("adapter", "tasks", "init_from", "base")}
         self.adapter: Adapter = schema.decode(told["adapter"], Adapter, "adapter")
+        self.quantize: Kind = json.loads(about.get("quantize", '"none"'))
         super().__init__(base or told["init_from"])
         self.tasks, self._fingerprint = tuple(told["tasks"]), told["base"]
 
-    def leaves(self, only: str = "") -> Borrowed:
+    def leaves(self, only: str, quantize: Kind) -> Borrowed:
         """Those of the base and of the adapters. Raises UserError where it is another base."""
-        spec, stored = open_llama(locate_folder(self.base))
-        if fingerprint({path: np.asarray(stored[path]) for path in stored}, identity(spec)) != self._fingerprint:
+        check_quantize(str(self.path), self.quantize, quantize)
+        spec, floats = open_llama(locate_folder(self.base))
+        base = stored(floats, quantize)
+        if fingerprint({path: np.asarray(base[path]) for path in base}, identity(spec)) != self._fingerprint:
             raise UserError(f"{self.path} was trained on another base than {self.base}: their fingerprints differ")
-        return Borrowed(Both(stored, self.adapters), str(self.path), only)
+        return Borrowed(Both(base, self.adapters), str(self.path), only)
 
 
-def leaves_for(adapter: Adapter | None, init_from: str | None, init_only: str) -> Mapping[str, Any] | None:
+def stored(leaves: Mapping[str, Any], quantize: Kind) -> Mapping[str, Any]:
+    """A pretrained model's leaves as a run keeps them."""
+    return leaves if quantize == "none" else Quantized(leaves, quantize)
+
+
+def check_quantize(where: str, theirs: Kind, ours: Kind) -> None:
+    """Raises UserError where adapters would be put on a base that is stored otherwise than theirs was."""
+    if theirs != ours:
+        raise UserError(f"{where} was trained with quantize = {theirs}, this run has {ours}: say --quantize={theirs}")
+
+
+def leaves_for(
+    adapter: Adapter | None, init_from: str | None, init_only: str, quantize: Kind
+) -> Mapping[str, Any] | None:
     """The leaves that a run with these adapters starts from; None for a model that is drawn.
 
     Raises:
@@ -129,7 +149,7 @@ def leaves_for(adapter: Adapter | None, init_from: str | None, init_only: str) -
     source = source_of(init_from)
     if source is None:
         return None
-    leaves = source.leaves(init_only)
+    leaves = source.leaves(init_only, quantize)
     if isinstance(leaves, Borrowed) and None not in (adapter, source.adapter):
         equal = adapter.rank == source.adapter.rank
         check_meaning(leaves, settings(adapter, equal), settings(source.adapter, equal))
@@ -152,7 +172,7 @@ def write_adapter(
     safetensors.write(path, leaves, {**more, **about})
 
 
-class Both(Mapping):
+class Both(Lazy):
     """Leaves of two mappings, those of the first read when they are asked for."""
 
     def __init__(self, lazy: Any, rest: Mapping[str, np.ndarray]):

@@ -20,6 +20,7 @@ from mtlora_jax.language.sites import axes as site_axes
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import held_out, open_corpus, train_batches
 from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
+from mtlora_jax.text.quantized import check_widths
 from mtlora_jax.text.scoring import protocols
 from mtlora_jax.text.source import ADAPTER_FILE, identity, leaves_for, source_of, write_adapter
 
@@ -50,9 +51,12 @@ def spec_of(config: TextConfig) -> LlamaSpec:
 
 
 def make_model(config: TextConfig) -> Llama:
+    """Raises UserError for widths that `quantize` cannot divide into blocks."""
     adapters = () if config.adapter is None else config.adapter.table(tuple(config.tasks))
-    reach = config.cutoff if config.pack else 0
-    return Llama(spec_of(config), adapters, dtype=jnp.dtype(config.dtype), remat=config.remat, reach=reach)
+    spec = spec_of(config)
+    check_widths(spec, config.quantize)
+    shape = {"reach": config.cutoff if config.pack else 0, "remat": config.remat, "quantize": config.quantize}
+    return Llama(spec, adapters, dtype=jnp.dtype(config.dtype), **shape)
 
 
 def make_workload(config: TextConfig) -> Workload:
@@ -67,7 +71,7 @@ def make_workload(config: TextConfig) -> Workload:
         },
         abstract_batch=partial(abstract_batch, config),
         init=partial(init, model),
-        load_base=partial(leaves_for, config.adapter, config.init_from, config.init_only),
+        load_base=partial(leaves_for, config.adapter, config.init_from, config.init_only, config.quantize),
         forward=partial(forward, model),
         sums=partial(sums, names),
         measure=partial(measure, names),
@@ -94,7 +98,7 @@ def artifacts(config: TextConfig, variables: Mapping, workdir: Path, meta: Mappi
         tqdm.write(f"no adapter.safetensors: {reason}, and lies in this run alone; convert takes the run", sys.stderr)
         return ()
     path, rest = workdir / ADAPTER_FILE, {key: value for key, value in meta.items() if key != "base"}
-    about = {"template": config.template, **rest}
+    about = {"template": config.template, "quantize": config.quantize, **rest}
     write_adapter(path, variables["lora"], config.adapter, tuple(config.tasks), source.base, meta["base"], **about)
     return (ADAPTER_FILE,)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from mtlora_jax.errors import UserError
 from mtlora_jax.listing import listed
+from mtlora_jax.weights.lazy import Lazy
 
 
 class Layout(NamedTuple):
@@ -222,7 +223,7 @@ def our_leaf(get: Callable[[str], np.ndarray], names: tuple[str, ...], layout: L
     return leaf
 
 
-class MappedLeaves(Mapping):
+class MappedLeaves(Lazy):
     """`{our path: array}` of a source that is read leaf by leaf, in the dtype it is stored in.
 
     Args:
@@ -298,7 +299,7 @@ class MappedLeaves(Mapping):
             raise UserError(f"{self.where} is of another size: {name} has shape {shape}, the model needs {needed}")
 
 
-class MappedTensors(Mapping):
+class MappedTensors(Lazy):
     """`{their name: array}` of our leaves, made when it is asked for: the inverse of `MappedLeaves`.
 
     Args:

@@ -13,13 +13,14 @@ from safetensors.numpy import save_file
 from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import replacing, write_json
 from mtlora_jax.weights.fingerprint import fingerprint
+from mtlora_jax.weights.lazy import Lazy
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 """The formats of weights, by the names that files have for them."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-class Tensors(Mapping):
+class Tensors(Lazy):
     """`{name: array}` of one file or several; a tensor is read, in the dtype it is stored in, when it is asked for.
 
     Attributes:

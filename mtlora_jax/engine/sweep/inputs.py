@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mtlora_jax.input.protocols import Batches, HeldOut
+from mtlora_jax.weights.lazy import Lazy
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class All(HeldOut):
         return {"id": ids, "all": rest, "valid": dict.fromkeys(self.slots, np.ones(len(ids), bool))}
 
 
-class Shared(Mapping):
+class Shared(Lazy):
     """Leaves of pretrained models at their paths in a sweep's; those that train once for every slot.
 
     Args:

@@ -1,7 +1,7 @@
 """The tensors of a GGUF file under the names and in the order that Hugging Face's have."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from mtlora_jax.errors import UserError, one_line
+from mtlora_jax.weights.lazy import Lazy
 
 READ = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 """Formats that are read; all but the first three are dequantised to float32."""
@@ -57,7 +58,7 @@ def told(reader: Any, key: str, otherwise: Any = None) -> Any:
     return otherwise if field is None else field.contents()
 
 
-class GgufTensors(Mapping):
+class GgufTensors(Lazy):
     """`{name on the hub: array}`; a tensor is dequantised when it is asked for.
 
     Raises:

@@ -24,6 +24,8 @@ class Dense(nn.Module):
         same function as separate layers, concatenated.
       dtype: compute dtype; None keeps the input's. Leaves and kernel are stored in float32.
       quantize: the kernel is frozen, and stored in 8 or 4 bits; see `quantized`.
+      gather: brings the kernel together for its product where devices hold parts of it: its codes before they become
+        floats, which are several times the bytes. A kernel that the product casts is left to the compiler.
     """
 
     features: int
@@ -33,6 +35,7 @@ class Dense(nn.Module):
     dtype: jnp.dtype | None = None
     kernel_init: Callable = nn.initializers.lecun_normal()
     quantize: quantized.Kind = "none"
+    gather: Callable[[jax.Array], jax.Array] = lambda part: part
 
     @nn.compact
     def __call__(
@@ -88,9 +91,10 @@ class Dense(nn.Module):
 
     def _kernel(self, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
         if self.quantize == "none":
-            return self.param("kernel", self.kernel_init, shape)
+            kernel = self.param("kernel", self.kernel_init, shape)
+            return self.gather(kernel) if kernel.dtype == dtype else kernel
         stored = self.param("kernel", quantized.initializer(self.kernel_init, self.quantize), shape)
-        return quantized.dequantize(stored, dtype)
+        return quantized.dequantize(jax.tree.map(self.gather, stored), dtype)
 
     def _apply(self, leaves, kernel, bias, x, task_id, key):
         if self.adapter is None:

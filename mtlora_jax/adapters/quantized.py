@@ -33,7 +33,7 @@ def quantize(kernel: jax.Array, kind: Kind) -> dict[str, jax.Array]:
     """A kernel `[..., in, out]` in 8 or 4 bits, every entry rounded to the nearest code.
 
     Raises:
-      ValueError: nf4 of a width that is no multiple of 64.
+      ValueError: nf4 of a width that 64 does not divide.
     """
     # Imported where needed: most runs quantise nothing.
     import qwix

@@ -77,14 +77,20 @@ def traced_for(mesh: jax.sharding.Mesh) -> Iterator[None]:
         _TRACED.reset(token)
 
 
+def traced() -> jax.sharding.Mesh | None:
+    """The mesh that a step is being traced for; None elsewhere, and where there is one device."""
+    mesh = _TRACED.get()
+    return None if mesh is None or mesh.size == 1 else mesh
+
+
 def along_batch(x: jax.Array) -> jax.Array:
     """Activations `[B, ...]`, kept cut along their examples where a step is traced for a mesh; elsewhere as they are.
 
     Left alone, the compiler may cut them as a weight is cut that made them, and then sends activations around in every
     layer, where the layer's weights would have been less.
     """
-    mesh = _TRACED.get()
-    return x if mesh is None or mesh.size == 1 else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+    mesh = traced()
+    return x if mesh is None else jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
 
 
 def own_rows(batch_size: int, mesh: jax.sharding.Mesh) -> list[int]:

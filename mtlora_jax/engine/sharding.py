@@ -13,6 +13,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mtlora_jax.engine import tables
+from mtlora_jax.engine.mesh import traced
 
 Axes = tables.Table[tuple[str | None, ...]]
 
@@ -38,6 +39,14 @@ def partition_spec(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: 
     while cut and cut[-1] is None:  # the compiler drops these too, and takes the two forms for different ones
         cut.pop()
     return PartitionSpec(*cut)
+
+
+def constrained(x: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """An array within a step, cut as these names say on the mesh that the step is traced for."""
+    mesh = traced()
+    if mesh is None:
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, partition_spec(names, x.shape, mesh)))
 
 
 def shardings(axes: Axes, tree: Any, mesh: jax.sharding.Mesh) -> Any:

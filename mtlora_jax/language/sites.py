@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -22,7 +23,9 @@ REMAT: Mapping[str, Any] = {
 
 def rematerialised(layer: type[nn.Module], remat: str, quantize: quantized.Kind = "none") -> type[nn.Module]:
     """A layer of a scan that computes again what the backward pass does not keep: see `REMAT`; with `none` nothing.
-    Over a quantised base that keeps all products and nothing else: the floats of its kernels would be the whole model's."""
+
+    Over a quantised base `none` keeps all products and nothing else: floats of kernels would be those of all layers.
+    """
     if remat == quantize == "none":
         return layer
     return nn.remat(layer, policy=REMAT.get(remat, jax.checkpoint_policies.dots_saveable), prevent_cse=False)
@@ -52,8 +55,13 @@ class Sites(nn.Module):
             dtype=self.dtype,
             kernel_init=nn.initializers.normal(self.deviation()),
             quantize=self.quantize,
+            gather=partial(self.gather, site),
             name=site.rpartition("/")[2],
         )
+
+    def gather(self, site: str, part: jax.Array) -> jax.Array:
+        """A kernel, or its codes or scales, for a product; see `adapters.Dense`."""
+        return part
 
     def deviation(self) -> float:
         """Of fresh kernels."""

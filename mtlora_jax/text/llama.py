@@ -3,6 +3,7 @@
 Layers are one `nn.scan`: their leaves have a leading axis of layers, and they compile once.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from flax import struct
 
 from mtlora_jax.adapters import Spec, quantized
 from mtlora_jax.engine.mesh import along_batch
+from mtlora_jax.engine.sharding import constrained
 from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of, within
 from mtlora_jax.language.sites import Sites, check_table, rematerialised
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
@@ -21,6 +23,8 @@ SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
     f"mlp/{name}_proj" for name in ("gate", "up", "down")
 )
 """Projections of a layer that may carry an adapter."""
+INTO, OUT_OF = "(q|k|v|gate|up)_proj", "(o|down)_proj"
+"""Those from the model's width, and those back to it."""
 
 
 @struct.dataclass
@@ -119,7 +123,15 @@ class RMSNorm(nn.Module):
         return normed.astype(x.dtype) * scale.astype(x.dtype).reshape(*(1,) * (x.ndim - 1), -1)
 
 
-class Attention(Sites):
+class Projections(Sites):
+    """Base of modules with projections, whose kernels a mesh cuts along the model's width."""
+
+    def gather(self, site: str, part: jax.Array) -> jax.Array:
+        """Whole along the model's width, `[..., in, out]`."""
+        return constrained(part, (None, "inner") if re.search(INTO, site) else ("inner", None))
+
+
+class Attention(Projections):
     """Grouped-query attention with rotary positions."""
 
     @nn.compact
@@ -147,7 +159,7 @@ class Attention(Sites):
         return out(y, task_id=context.task_id, train=context.train), cache
 
 
-class MLP(Sites):
+class MLP(Projections):
     """`down(silu(gate(x)) * up(x))`."""
 
     @nn.compact

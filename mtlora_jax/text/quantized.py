@@ -81,6 +81,6 @@ class Quantized(Lazy):
 
 
 def _parts(path: str) -> tuple[str, str | None]:
-    """The path of the kernel that a leaf is of, and which part of it: None where it is no part of one."""
+    """The path of the kernel that a leaf is of, and which part of it; None where it is a leaf of its own."""
     match = PROJECTION.fullmatch(path)
     return (match[1], match[2]) if match else (path, None)

@@ -19,7 +19,7 @@ from mtlora_jax.language.sites import Table
 from mtlora_jax.language.sites import axes as site_axes
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import held_out, open_corpus, train_batches
-from mtlora_jax.text.llama import SITES, Llama, LlamaSpec, init
+from mtlora_jax.text.llama import INTO, OUT_OF, SITES, Llama, LlamaSpec, init
 from mtlora_jax.text.quantized import check_widths
 from mtlora_jax.text.scoring import protocols
 from mtlora_jax.text.source import ADAPTER_FILE, identity, leaves_for, source_of, write_adapter
@@ -30,8 +30,6 @@ NOTE = (
 )
 PLAIN = "plain/perplexity"
 """One of each task, which tables leave out for their mean; see `text.plain`."""
-INTO, OUT_OF = "(q|k|v|gate|up)_proj", "(o|down)_proj"
-"""Projections from the model's width, and back to it."""
 
 
 def axes(spec: LlamaSpec, adapters: Table) -> tuple[tuple[str, tuple[str | None, ...]], ...]:

@@ -40,10 +40,10 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["nf4", "int8"])
-def run(request, base, tmp_path_factory):
+@pytest.fixture(scope="module")
+def run(base, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "a"
-    config = replace(WIDE, init_from=str(base), tokenizer="", quantize=request.param)
+    config = replace(WIDE, init_from=str(base), tokenizer="")
     train(config, make_workload(config), workdir)
     return config, workdir
 
@@ -82,8 +82,7 @@ def test_a_base_is_read_leaf_by_leaf_and_projections_are_quantised(base):
         reads.clear()
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
-@pytest.mark.parametrize("remat", ["none", "full", "dots"])
+@pytest.mark.parametrize(("kind", "remat"), [("nf4", "none"), ("nf4", "full"), ("int8", "dots")])
 def test_training_is_that_over_the_floats(kind, remat):
     config = replace(WIDE, quantize=kind, remat=remat)
     ours, theirs = make_workload(config), make_workload(replace(config, quantize="none"))
@@ -103,24 +102,23 @@ def test_training_is_that_over_the_floats(kind, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6), *found)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots"])
-def test_no_floats_wait_for_the_backward_pass(remat):
+def test_no_floats_wait_for_the_backward_pass():
     # What every further layer adds to a step's temporary memory: over codes no more than over floats, which are
     # arguments of the step and no part of it.
     growth, frozen = {}, {}
     for kind in ("none", "nf4"):
         temporary = {}
-        for layers in (2, 10):
+        for layers in (2, 6):
             model = replace(WIDE.model, intermediate=1024, layers=layers)
-            config = replace(WIDE, model=model, remat=remat, quantize=kind)
+            config = replace(WIDE, model=model, quantize=kind)
             workload, mesh = make_workload(config), make_mesh(Mesh(data=1), jax.devices()[:1])
             begun = start(workload, config, mesh)
             batch = put_batch(workload.train_batches(1).batch(0, 0, range(1)), mesh)
             step = make_train_step(workload, begun.optimizer, begun.learning_rate, 0, mesh)
             memory = step.lower(begun.state, begun.frozen, batch).compile().memory_analysis()
             temporary[layers] = memory.temp_size_in_bytes
-        growth[kind] = (temporary[10] - temporary[2]) / 8
-        frozen[kind] = sum(leaf.nbytes for leaf in jax.tree.leaves(begun.frozen["params"]["layers"])) / 10
+        growth[kind] = (temporary[6] - temporary[2]) / 4
+        frozen[kind] = sum(leaf.nbytes for leaf in jax.tree.leaves(begun.frozen["params"]["layers"])) / 6
     assert frozen["nf4"] < 0.16 * frozen["none"]
     assert growth["nf4"] < growth["none"] + 0.1 * frozen["none"], (growth, frozen)
 
@@ -131,7 +129,7 @@ def test_meshes_agree(kind):
     workload = make_workload(config)
     batch = workload.train_batches(8).batch(0, 0, range(8))
     losses = []
-    for sizes in (Mesh(data=1), Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2)):
+    for sizes in (Mesh(data=1), Mesh(data=2, fsdp=2, tensor=2)):
         mesh = make_mesh(sizes, jax.devices()[:1] if sizes == Mesh(data=1) else None)
         begun = start(workload, config, mesh)
         step = make_train_step(workload, begun.optimizer, begun.learning_rate, 0, mesh)
@@ -142,7 +140,7 @@ def test_meshes_agree(kind):
         for _ in range(2):
             state, metrics = step(state, begun.frozen, put_batch(batch, mesh))
         losses.append(float(metrics["loss"]))
-    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_run_is_read_again_and_its_adapters_start_another(run, base, tmp_path):

@@ -93,11 +93,12 @@ def test_meshes_agree_with_one_device(method):
     workload = make_workload(config)
     batch = workload.train_batches(8).batch(0, 0, range(8))
     results = {}
-    runs = [(sizes, 1) for sizes in (Mesh(data=1), Mesh(data=8), Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2))]
+    one, cube = Mesh(data=1), Mesh(data=2, fsdp=2, tensor=2)
+    runs = [(one, 1), (cube, 1)]
     if method == "mtl_lora":
-        runs += [(Mesh(data=1), 4), (Mesh(data=2, fsdp=2, tensor=2), 2)]
+        runs += [(Mesh(data=8), 1), (Mesh(data=1, fsdp=8), 1), (one, 4), (cube, 2)]
     for sizes, parts in runs:
-        devices = jax.devices()[:1] if sizes == Mesh(data=1) else None
+        devices = jax.devices()[:1] if sizes == one else None
         mesh = make_mesh(sizes, devices)
         begun = start(workload, config, mesh)
         recording = optax.GradientTransformationExtraArgs(*keeping(begun.optimizer))

@@ -50,6 +50,9 @@ def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: ja
     def nothing(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, jnp.int32)
 
+    # Around the choice too: what a `cond` keeps for the backward pass, a loop would keep of every turn, and the head's
+    # weights are among it.
+    @jax.checkpoint
     def chunk(of: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         x, target, has_targets = of
         return jax.lax.cond(has_targets, losses, nothing, x, target)

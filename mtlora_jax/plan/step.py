@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mtlora_jax.config import Config
+from mtlora_jax.engine import tables
 from mtlora_jax.engine.dry_run import shaped, size
 from mtlora_jax.engine.flops import macs
 from mtlora_jax.engine.mesh import batch_sharding, batch_shards, check_batch_size, make_mesh, replicated
@@ -20,7 +21,9 @@ from mtlora_jax.engine.workload import Workload
 from mtlora_jax.plan.chips import chip_of, devices_of
 from mtlora_jax.plan.program import Collective, Program
 
-OVERFLOW = re.compile(r"Used ([\d.]+)([GMK]) of ([\d.]+)([GMK]) hbm")
+OVERFLOW = re.compile(r"Used ([\d.]+)([GMK]) of [\d.]+[GMK] hbm")
+TEMPORARIES = re.compile(r"HLO temporaries \(([\d.]+)([GMK])\) exceeds")
+"""What the compiler says of a program that does not fit: all it needs, or what it needs beside its arguments."""
 UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -109,6 +112,8 @@ def plan(config: Config, topology: str, base_dtype: str | None = None) -> Plan:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        if beside := TEMPORARIES.search(str(error)):
+            memory["temporaries"] = float(beside[1]) * UNITS[beside[2]]
         used = OVERFLOW.search(str(error))
         needed = float(used[1]) * UNITS[used[2]] if used else sum(memory.values())
         return Plan(**told, memory=memory, needed=needed)
@@ -138,11 +143,16 @@ def abstract_start(config: Config, workload: Workload, mesh: jax.sharding.Mesh, 
     optimizer = optimizer_of(workload, config, trainable, labels)
 
     def placed(tree: Any, dtype: Any = None) -> Any:
-        def of(x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
-            cast = dtype is not None and jnp.issubdtype(x.dtype, jnp.floating)
+        flat = tables.flatten(tree)
+
+        def of(path: str, x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+            # Scales stay as they are: the codes beside them are what the weights are stored in.
+            stored = f"{path.rpartition('/')[0]}/codes" in flat
+            cast = dtype is not None and jnp.issubdtype(x.dtype, jnp.floating) and not stored
             return jax.ShapeDtypeStruct(x.shape, dtype if cast else x.dtype, sharding=sharding)
 
-        return jax.tree.map(of, tree, shardings(workload.axes, tree, mesh))
+        leaves = map(of, flat, flat.values(), jax.tree.leaves(shardings(workload.axes, tree, mesh)))
+        return jax.tree.unflatten(jax.tree.structure(tree), list(leaves))
 
     step = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     opt_state = placed(jax.eval_shape(optimizer.init, trainable))

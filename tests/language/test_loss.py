@@ -56,3 +56,19 @@ def test_the_head_is_not_asked_where_no_row_has_a_target(answers):
     jax.block_until_ready(loss.token_losses(head, 4, jnp.ones((2, 160, 4)), jnp.asarray(targets)))
     jax.effects_barrier()
     assert sum(asked) == -(-answers // 10) * 10
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_head_s_weights_are_kept_once_and_not_of_every_chunk(dtype):
+    # Sixteen chunks over 4 MB of weights, frozen or not: the backward pass may hold a few copies, and not sixteen.
+    kernel, targets = jnp.ones((256, 4096)), jnp.ones((2, 32), jnp.int32)
+
+    def total(kernel, hidden):
+        def head(x):
+            return jnp.matmul(x, kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+        return loss.token_losses(head, 4096, hidden, targets)["nll"].sum()
+
+    for argnums in (1, (0, 1)):
+        step = jax.jit(jax.grad(total, argnums)).lower(kernel, jnp.ones((2, 32, 256), dtype))
+        assert step.compile().memory_analysis().temp_size_in_bytes < 6 * kernel.nbytes

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -38,13 +37,11 @@ class Sites(nn.Module):
       spec: the model's shape.
       adapters: its table.
       dtype: compute dtype; None keeps the input's.
-      quantize: how the kernels are stored; see `adapters.quantized`.
     """
 
     spec: Any
     adapters: Table
     dtype: jnp.dtype | None
-    quantize: quantized.Kind = "none"
 
     def project(self, site: str, features: int, use_bias: bool) -> Dense:
         """The projection of a site, named by the last part of its path."""
@@ -54,14 +51,13 @@ class Sites(nn.Module):
             adapter=adapter_at(self.adapters, site),
             dtype=self.dtype,
             kernel_init=nn.initializers.normal(self.deviation()),
-            quantize=self.quantize,
-            gather=partial(self.gather, site),
             name=site.rpartition("/")[2],
+            **self.storage(site),
         )
 
-    def gather(self, site: str, part: jax.Array) -> jax.Array:
-        """A kernel, or its codes or scales, for a product; see `adapters.Dense`."""
-        return part
+    def storage(self, site: str) -> dict[str, Any]:
+        """How a projection's kernel is stored, as attributes of `adapters.Dense`."""
+        return {}
 
     def deviation(self) -> float:
         """Of fresh kernels."""

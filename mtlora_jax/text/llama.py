@@ -5,6 +5,7 @@ Layers are one `nn.scan`: their leaves have a leading axis of layers, and they c
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -124,11 +125,17 @@ class RMSNorm(nn.Module):
 
 
 class Projections(Sites):
-    """Base of modules with projections, whose kernels a mesh cuts along the model's width."""
+    """Base of modules with projections, whose kernels a mesh cuts along the model's width.
 
-    def gather(self, site: str, part: jax.Array) -> jax.Array:
-        """Whole along the model's width, `[..., in, out]`."""
-        return constrained(part, (None, "inner") if re.search(INTO, site) else ("inner", None))
+    Attributes:
+      quantize: how kernels are stored; see `adapters.quantized`.
+    """
+
+    quantize: quantized.Kind = "none"
+
+    def storage(self, site: str) -> dict[str, Any]:
+        whole = (None, "inner") if re.search(INTO, site) else ("inner", None)
+        return {"quantize": self.quantize, "gather": partial(constrained, names=whole)}
 
 
 class Attention(Projections):

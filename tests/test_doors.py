@@ -142,7 +142,15 @@ def test_a_finished_run_reports_and_changes_nothing(cache, job, finished):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("job", "stop"),
+    [
+        *(("scenes", stop) for stop in (signal.SIGKILL, signal.SIGTERM)),
+        *(("text", stop) for stop in (signal.SIGKILL, signal.SIGINT)),
+        ("image_text", signal.SIGKILL),
+    ],
+    indirect=["job"],
+)
 def test_stopped_anywhere_and_resumed_ends_in_the_same_bits(cache, job, finished, tmp_path, stop):
     workdir = tmp_path / "w"
     command = ("train.py", "--config", *job, "--workdir", workdir)

@@ -100,6 +100,8 @@ class Config:
       name: the run's; without `--workdir` it lives in `runs/<name>`.
       seed: decides initial weights, batch order and dropout.
       sweep: values of other keys, by key: a run for every combination, all at once over one base (see `engine.sweep`).
+      sweep_keep: the share of a sweep's runs that goes on training after an evaluation, the best by the mean over their
+        seeds; 1 stops none.
     """
 
     name: str = "run"
@@ -108,6 +110,7 @@ class Config:
     train: Train = field(default_factory=Train)
     mesh: Mesh = field(default_factory=Mesh)
     sweep: Mapping[str, tuple[bool | int | float | str, ...]] = field(default_factory=dict)
+    sweep_keep: float = 1.0
 
     def validate(self) -> None:
         """Raises UserError for the first value of a wrong type or out of range. Subclasses extend it."""
@@ -134,6 +137,7 @@ MOMENT = (lambda b: 0 <= b < 1, "lie in [0, 1)")
 RULES: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("name", re.compile(r"[\w.+-]*\w[\w.+-]*").fullmatch, "be of letters, digits and ._+-"),
     ("seed", _from(0, 2**31 - 1), "lie between 0 and 2147483647"),
+    ("sweep_keep", lambda share: 0 < share <= 1, "be above 0 and at most 1"),
     ("optim.lr", *OPTIONAL),
     ("optim.lr_warmup", *OPTIONAL),
     ("optim.lr_min", *OPTIONAL),

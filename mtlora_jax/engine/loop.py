@@ -7,7 +7,7 @@ A run is a function of its config: batches, dropout and initial weights come fro
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import Interrupted, UserError, one_line
 from mtlora_jax.images.panels import save_png
 from mtlora_jax.input.loader import Loader
+from mtlora_jax.listing import listed
 
 PICTURED = 4
 """Held-out examples in every picture."""
@@ -99,14 +100,22 @@ def run(
     state, frozen = resume(checkpoints, begin), begin.frozen
     step = first = int(state.step)
     results = record.up_to(results, first)
+    if due(first, config.train.eval_every):  # of a run that ended there, and now goes on
+        results, _ = record.narrowed(workload, results, first)
     if first > config.train.steps:
         raise UserError(f"{workdir} has done {first} steps already: give more with --train.steps, or another --workdir")
 
     # --- what it computes
-    train_step = make_train_step(
-        workload, begin.optimizer, begin.learning_rate, config.seed, mesh, config.train.accumulate
-    )
-    eval_step, work = make_eval_step(workload, mesh), Work(train_step, mesh)
+    def step_without(stopped: Collection[str]) -> tuple[Callable, Work]:
+        going, optimizer = workload, begin.optimizer
+        if stopped:
+            going = workload.without(stopped)
+            optimizer = going.optimizer(config)
+        step = make_train_step(going, optimizer, begin.learning_rate, config.seed, mesh, config.train.accumulate)
+        return step, Work(step, mesh)
+
+    train_step, work = step_without(results.get("stopped", ()))
+    eval_step = make_eval_step(workload, mesh)
     meta = {"config": to_json(config), "base": begin.fingerprint}
 
     def evaluation() -> Metrics:
@@ -177,6 +186,11 @@ def run(
                     pending, score = None, ()
                     if evaluates:
                         score, results = scored(results)
+                        if step < config.train.steps:
+                            results, names = record.narrowed(workload, results, step)
+                            if names:
+                                log.say(f"these train no longer: {listed(names)}")
+                                train_step, work = step_without(results["stopped"])
                     save(*score)
                     pace.restart()
                 if stopped and step < config.train.steps:

@@ -36,6 +36,8 @@ def score(workload: Workload, metrics: Metrics, by: str = "") -> tuple[str, floa
     Raises:
       UserError: there is no such metric.
     """
+    # Runs of a sweep have been compared by it already, each by its own tasks.
+    by = "" if workload.independent else by
     by = by or workload.best or "mean"
     signed = {
         task: metrics[task][objective.score] * (1 if objective.higher_is_better else -1)
@@ -73,8 +75,22 @@ def with_evaluation(
 
 
 def up_to(results: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """The results without evaluations of later steps, which a resumed run repeats."""
-    return {name: value for name, value in results.items() if not (name in ("last", "best") and value["step"] > step)}
+    """The results without what later steps found, which a resumed run repeats."""
+    found = {name: value for name, value in results.items() if not (name in ("last", "best") and value["step"] > step)}
+    if "stopped" in found:
+        found["stopped"] = {name: at for name, at in found["stopped"].items() if at <= step}
+    return found
+
+
+def narrowed(workload: Workload, results: Mapping[str, Any], step: int) -> tuple[dict[str, Any], Sequence[str]]:
+    """The results with objectives in `stopped` that an evaluation after this step found hopeless, and their names; none
+    where there was no evaluation, or it has had its say."""
+    stopped = results.get("stopped", {})
+    if results.get("last", {}).get("step") != step or step in stopped.values():
+        return dict(results), ()
+    if not (names := workload.hopeless(results["last"]["metrics"], stopped)):
+        return dict(results), ()
+    return {**results, "stopped": {**stopped, **dict.fromkeys(names, step)}}, names
 
 
 def mean_and_deviation(values: Sequence[float | None]) -> str:

@@ -1,6 +1,6 @@
 """What a domain hands the engine: one dataclass of functions. The engine knows no more of a domain than this."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Workload:
       independent: the objectives are runs of their own (see `engine.sweep`): there is no one learning rate, and where
         the loss of one is not finite, the others go on.
       closing: `results -> ` the table of a finished run, where it is not the one that every run has.
+      hopeless: `(metrics, stopped) -> ` which of the objectives that still train need not go on.
+      without: `stopped -> ` the workload that trains the others alone; variables and batches are the same.
     """
 
     objectives: Mapping[str, Objective]
@@ -107,3 +109,5 @@ class Workload:
     step_key: Callable[[int, jax.Array], jax.Array] = step_key
     independent: bool = False
     closing: Callable[[Mapping[str, Any]], str] | None = None
+    hopeless: Callable[[Metrics, Collection[str]], Sequence[str]] = lambda metrics, stopped: ()
+    without: Callable[[Collection[str]], "Workload"] | None = None

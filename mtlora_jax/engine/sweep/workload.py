@@ -1,6 +1,7 @@
 """A sweep as the engine sees it: a workload whose tasks are its slots."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ class Swept:
     Args:
       config: the sweep's.
       make: makes the workload of a slot's config.
+      stopped: names of slots that no longer train; everything else is as it was with them.
     """
 
-    def __init__(self, config: Config, make: Callable[[Config], Workload]):
-        self.config = config
+    def __init__(self, config: Config, make: Callable[[Config], Workload], stopped: Collection[str] = ()):
+        self.config, self.make, self.stopped = config, make, frozenset(stopped)
         self.groups = {
             str(g): Group(slots, make(slots[0].config), config.seed) for g, slots in enumerate(alike(slots_of(config)))
         }
@@ -117,30 +119,40 @@ class Swept:
 
             if keys is None:
                 outputs[g], _ = jax.vmap(partial(one, batch=batch["all"], key=None))(*parts[g])
-            else:
-                which = self._which(group)
-                outputs[g], changed = jax.vmap(one)(*parts[g], self._own(group, batch), keys[which])
+            elif (going := self._going(group)) is not None:
+                which, some = self._which(group), jax.tree.map(lambda x, going=going: x[going], parts[g])
+                outputs[g], changed = jax.vmap(one)(*some, self._own(group, batch), keys[which])
                 for name, of in changed.items():
-                    mutated.setdefault(name, {SLOTS: {}})[SLOTS][g] = of
+                    whole = jax.tree.map(lambda x, new, going=going: x.at[going].set(new), parts[g][1][name], of)
+                    mutated.setdefault(name, {SLOTS: {}})[SLOTS][g] = whole
         return outputs, mutated
 
+    def _going(self, group: Group) -> np.ndarray | slice | None:
+        """Which slots of a group train: all, some, or None for none."""
+        which = [i for i, slot in enumerate(group.slots) if slot.name not in self.stopped]
+        return slice(None) if len(which) == len(group.slots) else np.array(which) if which else None
+
     def _which(self, group: Group) -> np.ndarray:
-        """`[S]`, which of the seeds every slot has."""
-        return np.array([self.seeds.index(config.seed) for config in group.configs])
+        """Which of the seeds every slot that trains has."""
+        seeds = [self.seeds.index(slot.config.seed) for slot in group.slots if slot.name not in self.stopped]
+        return np.array(seeds)
 
     def _own(self, group: Group, batch: Mapping) -> dict:
-        """`[S, B, ...]` of `[B, seeds, ...]`."""
+        """`[B, seeds, ...]` as the batch of every slot that trains, `[slots, B, ...]`."""
         which = self._which(group)
         return jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[which], batch["each"])
 
     def _each(self, fn: Callable, outputs: Mapping, batch: Mapping) -> Iterator[tuple[Slot, dict]]:
-        """What a function of a slot's outputs and batch gives, `{task: {name: array}}`, of every slot."""
-        for g, group in self.groups.items():
+        """What a function of a slot's outputs and batch gives, `{task: {name: array}}`, of every slot that there are
+        outputs of."""
+        for g in outputs:
+            group, slots = self.groups[g], self.groups[g].slots
             if "all" in batch:
                 found = jax.vmap(partial(fn, group.workload), (0, None))(outputs[g], batch["all"])
             else:
                 found = jax.vmap(partial(fn, group.workload))(outputs[g], self._own(group, batch))
-            for i, slot in enumerate(group.slots):
+                slots = [slot for slot in slots if slot.name not in self.stopped]
+            for i, slot in enumerate(slots):
                 yield slot, jax.tree.map(lambda x, i=i: x[i], found)
 
     def sums(self, outputs: Mapping, batch: Mapping) -> dict:
@@ -178,7 +190,8 @@ class Swept:
                     task: jnp.stack([present[f"{slot.name}/{task}"] for slot in group.slots])
                     for task in group.workload.objectives
                 }
-                fine = jnp.isfinite(jax.vmap(optax.tree.norm)(grads)) & state["alive"][g]
+                goes = np.array([slot.name not in self.stopped for slot in group.slots])
+                fine = jnp.isfinite(jax.vmap(optax.tree.norm)(grads)) & state["alive"][g] & goes
                 moved, stepped = optimizer.update(grads, state[g], own[g], present=there)
                 changes[g] = chosen(fine, moved, jax.tree.map(jnp.zeros_like, moved))
                 after[g], alive[g] = chosen(fine, stepped, state[g]), fine
@@ -218,7 +231,9 @@ class Swept:
         slots, last = self.slots, found["last"]["metrics"]
         lines = {"constant": [found["constant"][slots[0].name]], "step 0": [found["initial"]["metrics"][slots[0].name]]}
         for slot in slots:
-            lines.setdefault(slot.run or self.config.name, []).append(last[slot.name])
+            at = found.get("stopped", {}).get(slot.name)
+            line = slot.run or self.config.name
+            lines.setdefault(line if at is None else f"{line} (to step {at})", []).append(last[slot.name])
         names = list(self.standing(last[slots[0].name]))
         rows = []
         for line, of in lines.items():
@@ -235,6 +250,19 @@ class Swept:
         best = f"the best run is {name}: {value:.4f} at step {found[moment]['step']}; commands take it with --slot best"
         header = ("run", "seeds", *names)
         return "\n".join([text_table(header, rows), "", best, *self.inner.notes])
+
+    def hopeless(self, metrics: Metrics, stopped: Collection[str]) -> list[str]:
+        """Slots of the runs that are not among the best by the mean over their seeds; as many as `sweep_keep` says."""
+        runs: dict[str, list[Slot]] = {}
+        for slot in self.slots:
+            if slot.name not in stopped:
+                runs.setdefault(slot.run, []).append(slot)
+        means = {run: float(np.mean([metrics[slot.name][SCORE] for slot in of])) for run, of in runs.items()}
+        order = sorted(runs, key=lambda run: -means[run] if math.isfinite(means[run]) else math.inf)
+        return [slot.name for run in order[math.ceil(self.config.sweep_keep * len(order)) :] for slot in runs[run]]
+
+    def without(self, stopped: Collection[str]) -> Workload:
+        return Swept(self.config, self.make, stopped).workload()
 
     def constant(self) -> Metrics:
         metrics = self.inner.constant()
@@ -272,7 +300,12 @@ class Swept:
             raise UserError("train.best: the runs of a sweep are compared by scores; choose another than loss")
         axes = dict.fromkeys(row for group in self.groups.values() for row in group.workload.axes)
         return Workload(
-            objectives={slot.name: self.objective(group) for group in self.groups.values() for slot in group.slots},
+            objectives={
+                slot.name: self.objective(group)
+                for group in self.groups.values()
+                for slot in group.slots
+                if slot.name not in self.stopped
+            },
             abstract_batch=self.abstract_batch,
             init=self.init,
             load_base=self.load_base,
@@ -300,6 +333,8 @@ class Swept:
             step_key=self.step_key,
             independent=True,
             closing=self.closing,
+            hopeless=self.hopeless,
+            without=self.without,
         )
 
 

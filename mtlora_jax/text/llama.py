@@ -4,6 +4,7 @@ Layers are one `nn.scan`: their leaves have a leading axis of layers, and they c
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -311,6 +312,15 @@ class Llama(nn.Module):
         if not self.spec.tied:
             return self.lm_head(x)
         return jnp.matmul(x, self.embed_tokens.embedding.T.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def head_of(model: Llama, variables: Mapping[str, Any]) -> Callable[[jax.Array], jax.Array]:
+    """`Llama.head`, for many calls: its weights are cast and brought together from their devices once."""
+    tied, own = ("embed_tokens", "embedding", ("vocab", None)), ("lm_head", "kernel", (None, "vocab"))
+    name, leaf, names = tied if model.spec.tied else own
+    weights = variables["params"][name][leaf].astype(model.dtype or jnp.float32)
+    params = {**variables["params"], name: {leaf: constrained(weights, names)}}
+    return partial(model.apply, {"params": params}, method="head")
 
 
 def init(model: Llama, seed: int) -> dict:

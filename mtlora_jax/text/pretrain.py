@@ -22,7 +22,7 @@ from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
 from mtlora_jax.language.packing import IGNORE
 from mtlora_jax.language.tokenizer import Tokenizer, load_tokenizer
 from mtlora_jax.text.datasets.microworld import World, plain_text
-from mtlora_jax.text.llama import Llama, LlamaSpec, init
+from mtlora_jax.text.llama import Llama, LlamaSpec, head_of, init
 from mtlora_jax.text.llama_weights import save_llama
 from mtlora_jax.weights.hub import shipped
 
@@ -106,8 +106,7 @@ def make_workload(config: TextPretrainConfig) -> Workload:
 
     def forward(variables: Mapping, batch: Mapping, key: jax.Array | None):
         hidden = model.apply(variables, batch["tokens"], segment_ids=batch["segment_ids"], method="hidden")
-        head = partial(model.apply, variables, method="head")
-        return token_losses(head, model.spec.vocab_size, hidden, batch["targets"]), {}
+        return token_losses(head_of(model, variables), model.spec.vocab_size, hidden, batch["targets"]), {}
 
     def counted(batch: Mapping) -> jax.Array:
         return (batch["targets"] != IGNORE) & batch["valid"][TASK][:, None]

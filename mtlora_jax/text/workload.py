@@ -19,7 +19,7 @@ from mtlora_jax.language.sites import Table
 from mtlora_jax.language.sites import axes as site_axes
 from mtlora_jax.text.config import TextConfig
 from mtlora_jax.text.examples import held_out, open_corpus, train_batches
-from mtlora_jax.text.llama import INTO, OUT_OF, SITES, Llama, LlamaSpec, init
+from mtlora_jax.text.llama import INTO, OUT_OF, SITES, Llama, LlamaSpec, head_of, init
 from mtlora_jax.text.quantized import check_widths
 from mtlora_jax.text.scoring import protocols
 from mtlora_jax.text.source import ADAPTER_FILE, identity, leaves_for, source_of, write_adapter
@@ -140,8 +140,7 @@ def forward(model: Llama, variables: Mapping, batch: Mapping, key: jax.Array | N
         method="hidden",
         rngs=None if key is None else {"dropout": key},
     )
-    head = partial(model.apply, variables, method="head")
-    return token_losses(head, model.spec.vocab_size, hidden, batch["targets"]), {}
+    return token_losses(head_of(model, variables), model.spec.vocab_size, hidden, batch["targets"]), {}
 
 
 def answers(batch: Mapping) -> jax.Array:

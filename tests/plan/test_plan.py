@@ -45,9 +45,10 @@ def test_a_small_step_is_planned_for_a_slice(tmp_path):
     # 2 layers: their products forward and backward of 8 rows of 256 tokens, at the least, on four chips.
     assert found["flops"] > 4 * 2 * (3 * 64 * 64 + 3 * 64 * 64) * 8 * 256 / 4
     assert {c["axes"] for c in found["collectives"]} == {"fsdp"}
-    # Weights are gathered where they are used; activations stay where their examples are.
+    # Weights are gathered where they are used, each once forward and once backward, the head's not for every chunk of
+    # the loss; activations stay where their examples are.
     sent = {c["kind"]: c["sent"] for c in found["collectives"]}
-    assert sent["all-gather"] > sent.get("all-reduce", 0.0)
+    assert sent.get("all-reduce", 0.0) < sent["all-gather"] < 2 * 4 * found["memory"]["frozen"]
     assert set(found["seconds"]) == {"compute", "hbm", "network"}
 
 

@@ -83,6 +83,12 @@ def traced() -> jax.sharding.Mesh | None:
     return None if mesh is None or mesh.size == 1 else mesh
 
 
+def parts_of_batch() -> int:
+    """Into how many parts the mesh that a step is traced for cuts its batch."""
+    mesh = traced()
+    return 1 if mesh is None else batch_shards(mesh)
+
+
 def along_batch(x: jax.Array) -> jax.Array:
     """Activations `[B, ...]`, kept cut along their examples where a step is traced for a mesh; elsewhere as they are.
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtlora_jax.config import Config
+from mtlora_jax.engine.mesh import parts_of_batch
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.image_text.bart import Bart, BartSpec, init
@@ -131,7 +132,7 @@ def make_workload(config: BartPretrainConfig) -> Workload:
         apply = partial(model.apply, variables, train=key is not None, method="hidden", rngs=rngs)
         head = partial(model.apply, variables, method="head")
         hidden = apply(batch["tokens"], targets=batch["targets"])
-        return token_losses(head, model.spec.vocab_size, hidden, batch["targets"]), {}
+        return token_losses(head, model.spec.vocab_size, hidden, batch["targets"], parts_of_batch()), {}
 
     def measure(outputs: Mapping, batch: Mapping) -> dict:
         counted = batch["targets"] != IGNORE

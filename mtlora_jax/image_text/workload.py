@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtlora_jax.engine.mesh import parts_of_batch
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.image_text.bart import Bart, init, shifted
 from mtlora_jax.image_text.batches import InOrder, OneTask, Questions, mixed
@@ -173,7 +174,7 @@ def forward(
     )
     hidden = apply(states, mask, shifted(model.spec, batch["targets"]), task_id, train=train, method="decode")
     head = partial(model.apply, variables, method="head")
-    outputs = token_losses(head, model.spec.vocab_size, hidden, batch["targets"])
+    outputs = token_losses(head, model.spec.vocab_size, hidden, batch["targets"], parts_of_batch())
     if train:
         return outputs, {}
     ids = generate(model, variables, states, mask, task_id, config.search)

@@ -9,12 +9,14 @@ import optax
 from mtlora_jax.language.packing import IGNORE
 
 MAX_LOGITS = 1 << 25
-"""Logits that are held at once: 128 MiB in float32."""
+"""Logits that a device holds at once: 128 MiB in float32."""
 CHUNKS = 16
 """Into how many parts rows are cut at least, where they are long enough; parts without a target are skipped."""
 
 
-def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+def token_losses(
+    head: Callable, vocab_size: int, hidden: jax.Array, targets: jax.Array, devices: int = 1
+) -> dict[str, jax.Array]:
     """Cross-entropy and greedy prediction of every position that has a target.
 
     Those come first in each row, and rows are cut into chunks of at most `MAX_LOGITS` logits, which the backward pass
@@ -25,12 +27,13 @@ def token_losses(head: Callable, vocab_size: int, hidden: jax.Array, targets: ja
       vocab_size: V.
       hidden: `[B, L, D]`.
       targets: `[B, L]`, the token to predict, or IGNORE.
+      devices: over how many rows are cut.
 
     Returns:
       `nll [B, L]` float32, and `prediction [B, L]`, the likeliest token; both 0 where the target is IGNORE.
     """
     B, L, _ = hidden.shape
-    most = max(MAX_LOGITS // (B * vocab_size), 1)
+    most = max(devices * MAX_LOGITS // (B * vocab_size), 1)
     size = min(most, -(-L // CHUNKS))
     order = jnp.argsort(targets == IGNORE, axis=1, stable=True)
 

@@ -6,7 +6,7 @@ The compiler's own cost analysis counts a loop's body once; here every computati
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -214,48 +214,56 @@ class Program:
             return 2 * size_of(instruction.shapes, True)
         if instruction.kind == "dynamic-update-slice":
             return 2 * size_of(shapes.get(operands[1], ""), True)
-        inner = self._all.get(instruction.callees[0]) if instruction.kind == "fusion" and instruction.callees else None
+        inner = self._fused_in(instruction)
         if inner is None:
             return size_of(instruction.shapes, True) + sum(size_of(shapes.get(name, ""), True) for name in operands)
-        return sum(self._of_fusion(inner, operands, shapes)) + self._result_of(inner, instruction)
+        read = sum(self._reads(inner, i, size_of(shapes.get(name, ""), True)) for i, name in enumerate(operands))
+        return read + self._result_of(inner, instruction)
 
-    def _of_fusion(self, inner: Computation, operands: Sequence[str], shapes: Mapping[str, str]) -> Iterator[float]:
-        """Bytes that a fusion reads of each operand: of one that it only slices, the slices; of one that it only
-        updates a slice of, nothing."""
-        users: dict[str, list[Instruction]] = defaultdict(list)
-        parameters: dict[int, str] = {}
-        for instruction in inner.values():
-            if instruction.kind == "parameter":
-                parameters[int(re.match(r"(\d+)", instruction.rest)[1])] = instruction.name
-            for operand in instruction.operands:
-                users[operand].append(instruction)
-        for i, operand in enumerate(operands):
-            by = self._past_bitcasts(users, parameters.get(i, ""))
-            if by and all(user.kind == "dynamic-slice" and first for user, first in by):
-                yield sum(size_of(user.shapes, True) for user, _ in by)
-            elif by and all(user.kind == "dynamic-update-slice" and first for user, first in by):
-                yield 0.0
+    def _fused_in(self, instruction: Instruction) -> Computation | None:
+        callees = instruction.callees if instruction.kind == "fusion" else ()
+        return self._all.get(callees[0]) if callees else None
+
+    def _reads(self, fused: Computation, i: int, whole: float) -> float:
+        """Bytes that a fusion reads of its i-th operand: of one that it only slices, the slices; of one that it only
+        updates a slice of, nothing; else the whole."""
+        parameter = next(p for p in fused.values() if p.kind == "parameter" and p.rest.startswith(f"{i})"))
+        return min(self._reads_of(fused, parameter.name, whole), whole)
+
+    def _reads_of(self, fused: Computation, name: str, whole: float) -> float:
+        total, users = 0.0, [user for user in fused.values() if name in user.operands]
+        for user in users:
+            inner = self._fused_in(user)
+            if user.kind in ("bitcast", "copy") or (inner is not None and _is_copy(inner)):
+                total += self._reads_of(fused, user.name, whole)
+            elif inner is not None:
+                total += sum(self._reads(inner, i, whole) for i, of in enumerate(user.operands) if of == name)
+            elif user.kind == "dynamic-slice" and user.operands[0] == name:
+                total += size_of(user.shapes, True)
+            elif user.kind != "dynamic-update-slice" or user.operands[0] != name:
+                return whole
+        return total if users else whole
+
+    def _result_of(self, fused: Computation, instruction: Instruction) -> float:
+        """Bytes that a fusion writes: where it updates stacks, the updates."""
+        stacks, written = self._updates(fused)
+        return max(size_of(instruction.shapes, True) - stacks, 0) + written
+
+    def _updates(self, fused: Computation) -> tuple[float, float]:
+        stacks, written = 0.0, 0.0
+        for instruction in fused.values():
+            if instruction.kind == "dynamic-update-slice":
+                of = size_of(instruction.shapes, True), size_of(fused[instruction.operands[1]].shapes)
             else:
-                yield size_of(shapes.get(operand, ""), True)
+                inner = self._fused_in(instruction)
+                of = (0.0, 0.0) if inner is None else self._updates(inner)
+            stacks, written = stacks + of[0], written + of[1]
+        return stacks, written
 
-    def _past_bitcasts(self, users: Mapping[str, list[Instruction]], name: str) -> list[tuple[Instruction, bool]]:
-        found = []
-        for user in users.get(name, ()):
-            if user.kind == "bitcast":
-                found += self._past_bitcasts(users, user.name)
-            else:
-                found.append((user, bool(user.operands) and user.operands[0] == name))
-        return found
 
-    def _result_of(self, inner: Computation, instruction: Instruction) -> float:
-        updates = [i for i in inner.values() if i.kind == "dynamic-update-slice"]
-        if updates:
-            own = {i.name: i.shapes for i in inner.values()}
-            whole = sum(size_of(i.shapes, True) for i in updates)
-            return max(size_of(instruction.shapes, True) - whole, 0) + sum(
-                size_of(own.get(i.operands[1], "")) for i in updates
-            )
-        return size_of(instruction.shapes, True)
+def _is_copy(fused: Computation) -> bool:
+    """Whether a fusion only lays its operand out anew; within another, that is of what is used."""
+    return {instruction.kind for instruction in fused.values()} <= {"parameter", "copy", "bitcast"}
 
 
 def _sent(kind: str, instruction: Instruction, devices: int) -> float:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtlora_jax.config import Config
+from mtlora_jax.engine.mesh import parts_of_batch
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.input.loader import InOrder, batches_of
@@ -106,7 +107,8 @@ def make_workload(config: TextPretrainConfig) -> Workload:
 
     def forward(variables: Mapping, batch: Mapping, key: jax.Array | None):
         hidden = model.apply(variables, batch["tokens"], segment_ids=batch["segment_ids"], method="hidden")
-        return token_losses(head_of(model, variables), model.spec.vocab_size, hidden, batch["targets"]), {}
+        head, vocab_size = head_of(model, variables), model.spec.vocab_size
+        return token_losses(head, vocab_size, hidden, batch["targets"], parts_of_batch()), {}
 
     def counted(batch: Mapping) -> jax.Array:
         return (batch["targets"] != IGNORE) & batch["valid"][TASK][:, None]

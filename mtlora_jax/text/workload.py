@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from mtlora_jax.engine.mesh import parts_of_batch
 from mtlora_jax.engine.workload import Objective, Workload
 from mtlora_jax.language.corpus import Corpus
 from mtlora_jax.language.loss import mean_loss, perplexity_sums, token_losses
@@ -140,7 +141,8 @@ def forward(model: Llama, variables: Mapping, batch: Mapping, key: jax.Array | N
         method="hidden",
         rngs=None if key is None else {"dropout": key},
     )
-    return token_losses(head_of(model, variables), model.spec.vocab_size, hidden, batch["targets"]), {}
+    head, vocab_size = head_of(model, variables), model.spec.vocab_size
+    return token_losses(head, vocab_size, hidden, batch["targets"], parts_of_batch()), {}
 
 
 def answers(batch: Mapping) -> jax.Array:

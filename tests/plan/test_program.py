@@ -71,6 +71,33 @@ def test_a_layer_reads_its_own_weights_of_the_stack():
     assert Program(LOOP, MESH).hbm_bytes() == pytest.approx(8 * per_turn + x + 8 * 16 * 4, rel=0.02)
 
 
+def test_a_slice_within_a_fusion_of_a_fusion_is_a_slice():
+    # As the compiler writes them where a layer computes with its slice at once, laid out anew.
+    inner = """\
+%copied (q.0: f32[8,16,16]) -> f32[8,16,16] {
+  %q.0 = f32[8,16,16]{2,1,0} parameter(0)
+  ROOT %copy.1 = f32[8,16,16]{1,2,0} copy(%q.0)
+}
+
+%sliced (r.0: f32[8,16,16], r.1: s32[]) -> f32[1,16,16] {
+  %r.0 = f32[8,16,16]{1,2,0} parameter(0)
+  %r.1 = s32[] parameter(1)
+  %zero.2 = s32[] constant(0)
+  ROOT %slice.1 = f32[1,16,16]{2,1,0} dynamic-slice(%r.0, %r.1, %zero.2, %zero.2), dynamic_slice_sizes={1,16,16}
+}
+
+%layer """
+    outer = """\
+  %anew = f32[8,16,16]{1,2,0} fusion(%p.0), kind=kLoop, calls=%copied
+  %slice = f32[1,16,16]{2,1,0} fusion(%anew, %p.1), kind=kLoop, calls=%sliced
+"""
+    written = next(line for line in LOOP.splitlines(keepends=True) if "dynamic-slice" in line)
+    nested = LOOP.replace("%layer ", inner, 1).replace(written, outer)
+    assert Program(nested, MESH).hbm_bytes() == Program(LOOP, MESH).hbm_bytes()
+    whole = LOOP.replace(written, written.replace("dynamic-slice", "reverse"))
+    assert Program(whole, MESH).hbm_bytes() > Program(LOOP, MESH).hbm_bytes() + 8 * 7 * 16 * 16 * 4 * 0.9
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

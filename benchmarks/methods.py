@@ -48,6 +48,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 SINGLE = "single_task_lora"
 """A LoRA for every task, which sees as many of the task's rows as the others do."""
 DRAWS = 10_000
+Right = dict[str, list[str]]
+"""Which questions were answered right: by task, for every seed a string of 0 and 1, a mark for each question."""
 
 
 def parameters(config: TextConfig) -> int:
@@ -106,7 +108,7 @@ def base_config(args: argparse.Namespace) -> TextConfig:
 
 
 def trained(config: TextConfig, folder: Path, test: Path) -> dict[str, Any]:
-    """The best rate of a sweep, and which test questions every seed answers right with it: `{task: [seeds, rows]}`."""
+    """The best rate of a sweep, and which test questions every seed answers right with it, `right`."""
     results = train(config, workload_of(config), folder)
     scores: dict[str, list[float]] = {}
     for slot in slots_of(config):
@@ -114,7 +116,7 @@ def trained(config: TextConfig, folder: Path, test: Path) -> dict[str, Any]:
     best = max(scores, key=lambda run: np.mean(scores[run]))
     run = open_run(folder)
     run = run.changed(replace(run.config, data=replace(run.config.data, val=str(test))))
-    right: dict[str, list[list[bool]]] = {}
+    right: Right = {}
     for slot in slots_of(config):
         if slot.run == best:
             answers = folder / "test" / slot.name
@@ -125,21 +127,26 @@ def trained(config: TextConfig, folder: Path, test: Path) -> dict[str, Any]:
     return {"rate": best, "validation": {run: float(np.mean(of)) for run, of in scores.items()}, "right": right}
 
 
-def read_answers(folder: Path) -> dict[str, list[bool]]:
-    lines = {path.stem: path.read_text().splitlines() for path in sorted(folder.glob("*.jsonl"))}
-    return {task: [(row := json.loads(line))["strict"] == row["answer"] for line in of] for task, of in lines.items()}
+def read_answers(folder: Path) -> dict[str, str]:
+    lines = {path.stem: map(json.loads, path.read_text().splitlines()) for path in sorted(folder.glob("*.jsonl"))}
+    return {task: "".join("01"[row["strict"] == row["answer"]] for row in of) for task, of in lines.items()}
 
 
-def accuracy(right: Mapping[str, Sequence[Sequence[bool]]]) -> np.ndarray:
+def marks(of: Sequence[str]) -> np.ndarray:
+    """`[seeds, rows]`, 0 and 1."""
+    return np.array([[int(mark) for mark in seed] for seed in of])
+
+
+def accuracy(right: Right) -> np.ndarray:
     """The mean over tasks of every seed's accuracy."""
-    return np.mean([np.mean(of, axis=1) for of in right.values()], axis=0)
+    return np.mean([marks(of).mean(1) for of in right.values()], axis=0)
 
 
-def interval(a: Mapping[str, Any], b: Mapping[str, Any], seed: int = 0) -> tuple[float, float, float]:
+def interval(a: Right, b: Right, seed: int = 0) -> tuple[float, float, float]:
     """The difference of two methods' accuracies, mean over seeds and tasks, and its 95% interval over questions."""
     rng, total, draws = np.random.default_rng(seed), 0.0, np.zeros(DRAWS)
     for task in a:
-        difference = np.mean(a[task], axis=0) - np.mean(b[task], axis=0)
+        difference = marks(a[task]).mean(0) - marks(b[task]).mean(0)
         total += difference.mean() / len(a)
         picked = rng.integers(len(difference), size=(DRAWS, len(difference)))
         draws += difference[picked].mean(axis=1) / len(a)
@@ -157,7 +164,7 @@ def table(found: Mapping[str, Any], wanted: Sequence[str]) -> str:
         if "lora" in found and name != "lora":
             difference, low, high = interval(of["right"], found["lora"]["right"])
             against = f"{difference:+.3f}", f"{low:+.3f} to {high:+.3f}"
-        each = [f"{np.mean(of['right'][task]):.3f}" for task in tasks]
+        each = [f"{marks(of['right'][task]).mean():.3f}" for task in tasks]
         deviation = f"{scores.std(ddof=1):.3f}" if len(scores) > 1 else "-"
         lines.append((name, f"{of['parameters']:,}", of["rate"], *each, f"{scores.mean():.3f}", deviation, *against))
     lacking = [name for name in wanted if name not in found]

@@ -51,16 +51,17 @@ def test_an_interval_holds_the_difference_as_often_as_it_says(methods, monkeypat
     rng, held = np.random.default_rng(0), 0
     for trial in range(200):
         # Paired: a is right where b is, and on a tenth of the other questions.
-        b = {task: rng.random((1, 150)) < 0.5 for task in ("x", "y")}
+        b = {task: rng.random(150) < 0.5 for task in ("x", "y")}
         a = {task: of | (rng.random(of.shape) < 0.1) for task, of in b.items()}
-        difference, low, high = methods.interval(a, b, trial)
+        told = [{task: ["".join("01"[int(mark)] for mark in x)] for task, x in of.items()} for of in (a, b)]
+        difference, low, high = methods.interval(*told, trial)
         assert low <= difference <= high
         held += low <= 0.05 <= high
     assert held > 0.88 * 200
 
 
 def test_equal_answers_differ_by_nothing_and_a_partial_table_says_so(methods):
-    right = {"x": [[True, False], [True, True]], "y": [[False, False], [True, False]]}
+    right = {"x": ["10", "11"], "y": ["00", "10"]}
     assert methods.interval(right, right) == (0, 0, 0)
     np.testing.assert_allclose(methods.accuracy(right), [0.25, 0.75])
     row = {"right": right, "rate": "lr=0.001", "parameters": 10}

@@ -220,7 +220,7 @@ def open_run(workdir: str | Path) -> Run:
     """The run that a work directory holds; nothing is read but its config.
 
     Raises:
-      UserError: it holds no run.
+      UserError: it holds no run, or one of a revision whose configs had other keys.
     """
     folder = opened(workdir)
     path = folder / "config.json"
@@ -229,7 +229,10 @@ def open_run(workdir: str | Path) -> Run:
     told = read_json(path)
     if not is_run_config(told):
         raise UserError(f"{workdir} holds no run: its config.json is not that of one")
-    return Run(folder, from_json(told))
+    try:
+        return Run(folder, from_json(told))
+    except UserError as error:
+        raise UserError(f"{path}: {error}: another revision of mtlora_jax wrote it, which can read it") from None
 
 
 def check_base(meta: dict, fingerprint: str, where: Path) -> None:

@@ -247,6 +247,14 @@ def test_killed_and_resumed_is_not_having_been_killed(run, base, tmp_path):
 # --- what a user can get wrong
 
 
+def test_a_run_of_another_revision_is_said_to_be_one(run, tmp_path):
+    told = json.loads((run[1] / "config.json").read_text())
+    del told["sweep_keep"]
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=r"config.json: key sweep_keep is missing: another revision of mtlora_jax"):
+        open_run(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -204,4 +204,4 @@ def test_resume_allows_length_reports_and_machine_but_nothing_that_computes():
 
 
 def test_fields_are_those_one_can_set():
-    assert list(schema.fields(Config)) == ["name", "seed", "optim", "train", "mesh", "sweep"]
+    assert list(schema.fields(Config)) == ["name", "seed", "optim", "train", "mesh", "sweep", "sweep_keep"]

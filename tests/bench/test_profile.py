@@ -2,10 +2,11 @@
 
 from configs.scenes_smoke import get_config
 from mtlora_jax.bench.profile import bench
+from mtlora_jax.cli import override
 
 
 def test_a_profile_names_operations():
-    report = bench(get_config(), rounds=2)
+    report = bench(override(get_config(), ["--backbone.image_size=64", "--backbone.depths=1,1,1,1"]), rounds=2)
     assert report["milliseconds"] > 0
     assert len(report["operations"]) > 10
     times = [operation["milliseconds"] for operation in report["operations"]]

@@ -23,7 +23,7 @@ def packed(rng, rows: int, length: int, reach: int) -> jax.Array:
     return jnp.asarray(result)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 40))
 def test_blocks_see_what_the_whole_mask_shows(seed, reach, length):
     rng = np.random.default_rng(seed)

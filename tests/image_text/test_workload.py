@@ -122,7 +122,7 @@ def keeping(optimizer):
 @pytest.mark.slow
 def test_meshes_agree_with_one_device(workload):
     batch, results = batch_of(workload), []
-    for sizes in (Mesh(data=1), Mesh(data=8), Mesh(data=1, fsdp=8), Mesh(data=2, fsdp=2, tensor=2)):
+    for sizes in (Mesh(data=1), Mesh(data=2, fsdp=2, tensor=2)):
         mesh = ONE if sizes == Mesh(data=1) else make_mesh(sizes)
         begun = start(workload, CONFIG, mesh)
         recording = optax.GradientTransformationExtraArgs(*keeping(begun.optimizer))

@@ -3,8 +3,8 @@
     python benchmarks/plans.py recipes [OUT.json]     every recipe on 8 chips of v5e, v5p and v6e
     python benchmarks/plans.py scaling [OUT.json]     Llama-2-7B at 16 rows a chip, on up to 512 chips
 
-Prints a table in Markdown. What is planned is kept in OUT (benchmarks/results/plans.json) and not planned again; the
-first ones take minutes each. Needs `pip install "jax[tpu]"`, and no TPU.
+Prints a table in Markdown. What is planned is kept in OUT (benchmarks/results/plans.json) and not planned again;
+one takes half a minute (language) to four (vision) on two cores. Needs `pip install "jax[tpu]"`, and no TPU.
 """
 
 import argparse
@@ -82,15 +82,15 @@ def planned(case: Case) -> dict[str, Any]:
 def row(case: Case, plan: dict[str, Any]) -> Sequence[str]:
     mesh = " x ".join(map(str, plan["mesh"].values()))
     base = "nf4" if "nf4" in case.changes else ""
-    fits = [f"{plan['needed'] / GIB:.1f} of {plan['available'] / GIB:.0f}"]
+    needed = f"{plan['needed'] / GIB:.1f} of {plan['available'] / GIB:.0f}"
     if not plan["fits"]:
-        return (case.recipe, base, case.topology, mesh, *fits, *("-",) * 5)
+        return (case.recipe, base, case.topology, mesh, needed, *("-",) * 5)
     ms = {name: 1e3 * of for name, of in plan["seconds"].items()}
     shares = [f"{ms[name]:.3g}" for name in ("compute", "hbm", "network")]
     network = f"{ms['network'] / ms['compute']:.1%}"
     # A larger batch than the recipe's is not the recipe: only its steps are timed.
     hours = "" if "batch_size" in case.changes else f"{plan['chip_hours']:.3g}"
-    return (case.recipe, base, case.topology, mesh, *fits, *shares, network, hours)
+    return (case.recipe, base, case.topology, mesh, needed, *shares, network, hours)
 
 
 def markdown(cases: Sequence[Case], found: dict[str, Any]) -> str:

@@ -52,6 +52,10 @@ def test_two_processes_are_one(domain, cache, tmp_path):
     last = [json.loads((workdir / "results.json").read_text())["last"] for workdir in (two, one)]
     assert last[0] == last[1]
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    if domain == "vision":
+        codes, _, err = doors(2, cache, 1, "eval.py", "--workdir", two)
+        assert codes == [0, 0], err
+        assert json.loads((two / "evaluation.json").read_text())["metrics"] == last[0]["metrics"]
     protocol = {"vision": "native", "text": "generate"}[domain]
     for count, devices, workdir in ((2, 1, two), (1, 2, one)):
         scored = ("--protocol", protocol, "--predictions", workdir / "predictions")

@@ -37,8 +37,7 @@ def score(workload: Workload, metrics: Metrics, by: str = "") -> tuple[str, floa
       UserError: there is no such metric.
     """
     # Runs of a sweep have been compared by it already, each by its own tasks.
-    by = "" if workload.independent else by
-    by = by or workload.best or "mean"
+    by = (not workload.independent and by) or workload.best or "mean"
     signed = {
         task: metrics[task][objective.score] * (1 if objective.higher_is_better else -1)
         for task, objective in workload.objectives.items()

@@ -119,23 +119,22 @@ class Swept:
 
             if keys is None:
                 outputs[g], _ = jax.vmap(partial(one, batch=batch["all"], key=None))(*parts[g])
-            elif (going := self._going(group)) is not None:
-                which, some = self._which(group), jax.tree.map(lambda x, going=going: x[going], parts[g])
-                outputs[g], changed = jax.vmap(one)(*some, self._own(group, batch), keys[which])
+            elif going := self._going(group):
+                at = np.array(going) if len(going) < len(group.slots) else slice(None)
+                some = jax.tree.map(lambda x, at=at: x[at], parts[g])
+                outputs[g], changed = jax.vmap(one)(*some, self._own(group, batch), keys[self._which(group)])
                 for name, of in changed.items():
-                    whole = jax.tree.map(lambda x, new, going=going: x.at[going].set(new), parts[g][1][name], of)
+                    whole = jax.tree.map(lambda x, new, at=at: x.at[at].set(new), parts[g][1][name], of)
                     mutated.setdefault(name, {SLOTS: {}})[SLOTS][g] = whole
         return outputs, mutated
 
-    def _going(self, group: Group) -> np.ndarray | slice | None:
-        """Which slots of a group train: all, some, or None for none."""
-        which = [i for i, slot in enumerate(group.slots) if slot.name not in self.stopped]
-        return slice(None) if len(which) == len(group.slots) else np.array(which) if which else None
+    def _going(self, group: Group) -> list[int]:
+        """Which slots of a group train."""
+        return [i for i, slot in enumerate(group.slots) if slot.name not in self.stopped]
 
     def _which(self, group: Group) -> np.ndarray:
         """Which of the seeds every slot that trains has."""
-        seeds = [self.seeds.index(slot.config.seed) for slot in group.slots if slot.name not in self.stopped]
-        return np.array(seeds)
+        return np.array([self.seeds.index(group.slots[i].config.seed) for i in self._going(group)])
 
     def _own(self, group: Group, batch: Mapping) -> dict:
         """`[B, seeds, ...]` as the batch of every slot that trains, `[slots, B, ...]`."""
@@ -151,7 +150,7 @@ class Swept:
                 found = jax.vmap(partial(fn, group.workload), (0, None))(outputs[g], batch["all"])
             else:
                 found = jax.vmap(partial(fn, group.workload))(outputs[g], self._own(group, batch))
-                slots = [slot for slot in slots if slot.name not in self.stopped]
+                slots = [slots[i] for i in self._going(group)]
             for i, slot in enumerate(slots):
                 yield slot, jax.tree.map(lambda x, i=i: x[i], found)
 
@@ -190,7 +189,7 @@ class Swept:
                     task: jnp.stack([present[f"{slot.name}/{task}"] for slot in group.slots])
                     for task in group.workload.objectives
                 }
-                goes = np.array([slot.name not in self.stopped for slot in group.slots])
+                goes = np.isin(np.arange(len(group.slots)), self._going(group))
                 fine = jnp.isfinite(jax.vmap(optax.tree.norm)(grads)) & state["alive"][g] & goes
                 moved, stepped = optimizer.update(grads, state[g], own[g], present=there)
                 changes[g] = chosen(fine, moved, jax.tree.map(jnp.zeros_like, moved))
@@ -301,10 +300,7 @@ class Swept:
         axes = dict.fromkeys(row for group in self.groups.values() for row in group.workload.axes)
         return Workload(
             objectives={
-                slot.name: self.objective(group)
-                for group in self.groups.values()
-                for slot in group.slots
-                if slot.name not in self.stopped
+                group.slots[i].name: self.objective(group) for group in self.groups.values() for i in self._going(group)
             },
             abstract_batch=self.abstract_batch,
             init=self.init,

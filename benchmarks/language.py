@@ -9,6 +9,7 @@ many as fit. Tokens of padding are not counted. The sides take turns, each in a 
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def batch_of(args, vocabulary: int) -> dict[str, np.ndarray]:
     return {"tokens": tokens, "targets": targets, "segment_ids": segments, "task_id": task_id, "valid": names}
 
 
-def ours(args, method: str) -> Side:
+def program_of(args, method: str) -> tuple:
+    """The `Program`, and what to say about it."""
     import jax
     import jax.numpy as jnp
     import ml_dtypes
@@ -116,7 +118,13 @@ def ours(args, method: str) -> Side:
     count = sum(leaf.size for leaf in jax.tree.leaves(frozen))
     positions = args.rows * args.length
     program = Program(step, state, frozen, batch, mesh, amount, "tokens")
-    return of_jax(program, parameters=count, positions=positions, flops_4_parameters=4 * count * positions)
+    about = {"parameters": count, "positions": positions, "flops_4_parameters": 4 * count * positions}
+    return program, about
+
+
+def ours(args, method: str) -> Side:
+    program, about = program_of(args, method)
+    return of_jax(program, **about)
 
 
 def peft(args) -> Side:
@@ -178,7 +186,16 @@ def main() -> None:
     parser.add_argument("--sides", default="ours,ours_lora,peft")
     parser.add_argument("--apart", action="store_true", help="one side after the other, where they do not fit together")
     parser.add_argument("--json")
+    parser.add_argument("--profile", action="store_true", help="where our step's time goes, instead")
     args = parser.parse_args()
+    if args.profile:
+        from mtlora_jax.bench.profile import traced
+
+        report = json.dumps(traced(program_of(args, "mtl_lora")[0], args.rounds), indent=2)
+        print(report)
+        if args.json:
+            Path(args.json).write_text(report + "\n")
+        return
     sides = {"ours": (ours, (args, "mtl_lora")), "ours_lora": (ours, (args, "lora")), "peft": (peft, (args,))}
     compare({name: sides[name] for name in args.sides.split(",")}, args.rounds, args.apart, args.json)
 

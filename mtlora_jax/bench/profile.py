@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from mtlora_jax.bench.step import environment, program_of
+from mtlora_jax.bench.step import Program, environment, program_of
 from mtlora_jax.config import Config
 
 LISTED = 60
@@ -27,14 +27,17 @@ def bench(config: Config, rounds: int = 3, plain: bool = False) -> dict[str, Any
       Seconds of a step while traced, milliseconds of all operations together (of all cores, or of the device), and the
       longest operations: milliseconds a step, how often a step runs it, its shape, and where in the model it is from.
     """
-    program = program_of(config, plain)
+    return {"config": config.name, **traced(program_of(config, plain), rounds)}
+
+
+def traced(program: Program, rounds: int) -> dict[str, Any]:
+    """`bench`, of a program."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             seconds = min(program.run() for _ in range(rounds))
         (path,) = Path(folder).rglob("*.xplane.pb")
         spent, count = _summed(path, operations := _operations(program.step.as_text()))
     return {
-        "config": config.name,
         **environment(),
         "seconds": seconds,
         "milliseconds": sum(spent.values()) / rounds,

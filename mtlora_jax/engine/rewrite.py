@@ -8,6 +8,8 @@ papers, can be differentiated in every direction, and gains in all methods, head
   operand belongs on the left.
 - A product over very few terms, such as a task's rank of 4, is sums of products that the compiler fuses into what reads
   it; as a matrix product its result is written, and read again.
+- The gradient of a table of few rows, such as tasks' mixtures, adds up what many tokens read from each. As a
+  scatter, a GPU does so one token after the other: 1.2 ms for 4,096 tokens of 4 tasks, and four projections a layer.
 - A sum over a leading axis of few entries, the task streams', takes the CPU backend ten times as long as adding them.
 """
 
@@ -24,6 +26,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 FEW_TERMS = 8
 """Terms of a product that are written out."""
+FEW_ROWS = 32
+"""Rows of a table whose gradient is a sum for each."""
 FEW_STREAMS = 32
 """Entries of a leading axis that are added one by one."""
 
@@ -82,6 +86,8 @@ def _written(eqn: Any, inputs: list, platform: str) -> list | None:
             return [_sum_of_products(x, y, eqn.outvars[0].aval, params["dimension_numbers"])]
         if platform == "cpu" and _belongs_right(x, y, params["dimension_numbers"]):
             return [_exchanged(x, y, **params)]
+    if kind == "scatter-add" and _adds_to_few_rows(*inputs, **params):
+        return [_sums_of_rows(*inputs)]
     if kind == "reduce_sum" and platform == "cpu" and tuple(params["axes"]) == (0,):
         x = inputs[0]
         if x.ndim > 2 and 1 < x.shape[0] <= FEW_STREAMS:
@@ -120,6 +126,27 @@ def _sum_of_products(x: jax.Array, y: jax.Array, out: Any, dimension_numbers: An
     wide = jnp.promote_types(out.dtype, jnp.float32)
     products = (a.astype(wide) * b.astype(wide) for a, b in zip(x, y, strict=True))
     return reduce(add, products).astype(out.dtype)
+
+
+def _adds_to_few_rows(table: jax.Array, indices: jax.Array, added: jax.Array, **params: Any) -> bool:
+    """Whether whole rows are added, those out of range to none, and the table has few."""
+    dims, row, before = params["dimension_numbers"], table.shape[1:], added.ndim - table.ndim + 1
+    return (
+        len(table) <= FEW_ROWS
+        and jnp.issubdtype(table.dtype, jnp.floating)
+        and dims.inserted_window_dims == dims.scatter_dims_to_operand_dims == (0,)
+        and not dims.operand_batching_dims
+        and tuple(dims.update_window_dims) == tuple(range(before, added.ndim))
+        and added.shape[before:] == row
+        and params["mode"] != jax.lax.GatherScatterMode.CLIP
+    )
+
+
+def _sums_of_rows(table: jax.Array, indices: jax.Array, added: jax.Array) -> jax.Array:
+    added = added.reshape(-1, *table.shape[1:])
+    own = indices.reshape(1, -1) == jnp.arange(len(table), dtype=indices.dtype).reshape(-1, 1)
+    own = own.reshape(*own.shape, *(1,) * (table.ndim - 1))
+    return table + jnp.where(own, added[None], 0).sum(1)
 
 
 def _belongs_right(x: jax.Array, y: jax.Array, dimension_numbers: Any) -> bool:

@@ -127,7 +127,7 @@ class Bart(nn.Module):
       spec: its shape.
       adapters: (regex, spec) rows, searched over `SITES`; the first that is found gives a projection its adapter.
       dtype: compute dtype; None computes in float32. Norms, softmax and logits are float32 in any case.
-      remat: what the backward pass computes again: nothing (`none`), or as `language.sites.REMAT` says.
+      remat: what the backward pass computes again; see `language.sites.REMAT`.
     """
 
     spec: BartSpec

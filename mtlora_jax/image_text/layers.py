@@ -83,8 +83,7 @@ class Attention(Projections):
         D, K = x.shape[-1], self.heads
 
         def project(name: str, y: jax.Array) -> jax.Array:
-            layer = self.project(f"{self.site}/{name}_proj", D, True)
-            return layer(y, task_id=context.task_id, train=context.train)
+            return self.project(f"{self.site}/{name}_proj", D, True, y, context)
 
         def heads(name: str, y: jax.Array) -> jax.Array:
             return project(name, y).reshape(*y.shape[:2], K, D // K)
@@ -122,8 +121,7 @@ class Layer(Projections):
         """`fc2(gelu(fc1(x)))`."""
 
         def project(name: str, features: int, y: jax.Array) -> jax.Array:
-            layer = self.project(f"{side}/{name}", features, True)
-            return layer(y, task_id=context.task_id, train=context.train)
+            return self.project(f"{side}/{name}", features, True, y, context)
 
         y = nn.gelu(project("fc1", hidden, x), approximate=False)
         return project("fc2", x.shape[-1], drop(self, self.spec.activation_dropout, y, context.train))

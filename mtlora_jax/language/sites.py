@@ -7,27 +7,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
-from mtlora_jax.adapters import Dense, Spec, method_of, quantized
+from mtlora_jax.adapters import Dense, Spec, method_of
 
 Table = tuple[tuple[str, Spec], ...]
 """(regex, spec) rows, searched over the sites of a model; the first that is found gives a projection its adapter."""
 
+KEPT = "kept"
+"""The name that policies know a projection's output by."""
+
+
+def _products(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Matrix products, and attention in one kernel."""
+    return primitive.name == "dot_general" or primitive.name.startswith("dot_product_attention_fwd")
+
+
+_kept = jax.checkpoint_policies.save_only_these_names(KEPT)
+_either = jax.checkpoint_policies.save_from_both_policies
 REMAT: Mapping[str, Any] = {
+    "none": _either(_kept, _products),
+    "dots": _either(_kept, jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What a layer keeps for the backward pass: only its input, or the products with weights too."""
+"""What the backward pass finds kept of a layer: all products; those with weights, but not attention's; or its input.
+
+Norms, rotations, dropout's masks and activations are computed again in any case: they cost less than to write what they
+give for all layers, and to read it back."""
 
 
-def rematerialised(layer: type[nn.Module], remat: str, quantize: quantized.Kind = "none") -> type[nn.Module]:
-    """A layer of a scan that computes again what the backward pass does not keep: see `REMAT`; with `none` nothing.
-
-    Over a quantised base `none` keeps all products and nothing else: floats of kernels would be those of all layers.
-    """
-    if remat == quantize == "none":
-        return layer
-    return nn.remat(layer, policy=REMAT.get(remat, jax.checkpoint_policies.dots_saveable), prevent_cse=False)
+def rematerialised(layer: type[nn.Module], remat: str) -> type[nn.Module]:
+    """A layer of a scan that keeps what `REMAT` says. Floats of a quantised kernel are made again too."""
+    return nn.remat(layer, policy=REMAT[remat], prevent_cse=False)
 
 
 class Sites(nn.Module):
@@ -43,9 +54,13 @@ class Sites(nn.Module):
     adapters: Table
     dtype: jnp.dtype | None
 
-    def project(self, site: str, features: int, use_bias: bool) -> Dense:
-        """The projection of a site, named by the last part of its path."""
-        return Dense(
+    def project(self, site: str, features: int, use_bias: bool, x: jax.Array, context: Any) -> jax.Array:
+        """`[..., in]` to `[..., features]` by the projection of a site, which the last part of its path names.
+
+        Args:
+          context: has `task_id` and `train`.
+        """
+        layer = Dense(
             features,
             use_bias=use_bias,
             adapter=adapter_at(self.adapters, site),
@@ -54,6 +69,7 @@ class Sites(nn.Module):
             name=site.rpartition("/")[2],
             **self.storage(site),
         )
+        return checkpoint_name(layer(x, task_id=context.task_id, train=context.train), KEPT)
 
     def storage(self, site: str) -> dict[str, Any]:
         """How a projection's kernel is stored, as attributes of `adapters.Dense`."""

@@ -148,9 +148,7 @@ class Attention(Projections):
         s, H = self.spec, self.spec.head_width
 
         def heads(site: str, count: int) -> jax.Array:
-            y = self.project(f"self_attn/{site}_proj", count * H, s.qkv_bias)(
-                x, task_id=context.task_id, train=context.train
-            )
+            y = self.project(f"self_attn/{site}_proj", count * H, s.qkv_bias, x, context)
             return y.reshape(*y.shape[:2], count, H)
 
         q, k, v = heads("q", s.heads), heads("k", s.kv_heads), heads("v", s.kv_heads)
@@ -163,8 +161,7 @@ class Attention(Projections):
             v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), (0, filled, 0, 0))
             cache = k, v, filled + x.shape[1]
         y = attend(q, k, v, context.mask).reshape(*x.shape[:2], -1)
-        out = self.project("self_attn/o_proj", s.hidden, s.o_bias)
-        return out(y, task_id=context.task_id, train=context.train), cache
+        return self.project("self_attn/o_proj", s.hidden, s.o_bias, y, context), cache
 
 
 class MLP(Projections):
@@ -176,8 +173,7 @@ class MLP(Projections):
         s = self.spec
 
         def project(name: str, features: int, y: jax.Array) -> jax.Array:
-            layer = self.project(f"mlp/{name}_proj", features, s.mlp_bias)
-            return layer(y, task_id=context.task_id, train=context.train)
+            return self.project(f"mlp/{name}_proj", features, s.mlp_bias, y, context)
 
         return project("down", s.hidden, nn.silu(project("gate", s.intermediate, x)) * project("up", s.intermediate, x))
 
@@ -218,7 +214,7 @@ class Llama(nn.Module):
       spec: its shape.
       adapters: (regex, spec) rows, searched over `SITES`; the first that is found gives a projection its adapter.
       dtype: compute dtype; None computes in float32. Norms, softmax and logits are float32 in any case.
-      remat: what the backward pass computes again: nothing (`none`), or as `language.sites.REMAT` says.
+      remat: what the backward pass computes again; see `language.sites.REMAT`.
       reach: tokens of the longest segment that a row may hold; 0 for one that fills the row.
       quantize: how the projections' kernels are stored; see `adapters.quantized`. Embedding and head stay floats.
     """
@@ -249,7 +245,7 @@ class Llama(nn.Module):
         if self.is_initializing():
             # Side by side instead of one after the other: leaves can be drawn without running the layers.
             return nn.vmap(Layer, axes, rngs, in_axes=None, out_axes=0, axis_size=self.spec.layers)
-        layer = rematerialised(Layer, self.remat, self.quantize)
+        layer = rematerialised(Layer, self.remat)
         return nn.scan(layer, axes, split_rngs=rngs, in_axes=(0, nn.broadcast), length=self.spec.layers)
 
     def __call__(

@@ -85,6 +85,27 @@ def test_few_terms_in_half_precision_are_added_in_float32():
     np.testing.assert_allclose(np.asarray(found, np.float64), exact, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.parametrize("ids", [(7,), (3, 5)])
+@pytest.mark.parametrize("row", [(), (3,), (3, 2)])
+@pytest.mark.parametrize("mode", ["fill", "clip", "promise_in_bounds"])
+def test_the_gradient_of_a_table_of_few_rows(ids, row, mode):
+    table, weights = draw((4, *row), (*ids, *row))
+    low, high = (0, 4) if mode == "promise_in_bounds" else (-5, 7)
+    at = jnp.asarray(np.random.default_rng(1).integers(low, high, ids))
+
+    def gradient(table):
+        return jax.grad(lambda t: (t.at[at].get(mode=mode) * weights).sum())(table)
+
+    close(rewritten(gradient, "gpu")(table), gradient(table))
+    assert ("scatter-add" in kinds(rewritten(gradient, "gpu"), table)) == (mode == "clip")
+
+
+def test_a_row_that_is_not_finite_reaches_no_other():
+    table, at, weights = jnp.zeros((3, 2)), jnp.array([0, 2, 0]), jnp.array([[1.0, 2], [jnp.nan, jnp.inf], [3, 4]])
+    found = rewritten(jax.grad(lambda t: (t[at] * weights).sum()), "gpu")(table)
+    np.testing.assert_array_equal(found, [[4, 6], [0, 0], [jnp.nan, jnp.inf]])
+
+
 def test_streams_are_added_one_by_one_on_a_cpu():
     (x,) = draw((4, 6, 5))
     assert kinds(rewritten(lambda x: x.sum(0), "cpu"), x).count("add") == 3

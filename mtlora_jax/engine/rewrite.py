@@ -26,6 +26,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 FEW_TERMS = 8
 """Terms of a product that are written out."""
+CHECKPOINT = ("checkpoint", "remat2")
+"""What versions of JAX call the equation of `jax.checkpoint`."""
 FEW_ROWS = 32
 """Rows of a table whose gradient is a sum for each."""
 FEW_STREAMS = 32
@@ -78,7 +80,7 @@ def _written(eqn: Any, inputs: list, platform: str) -> list | None:
     if kind in ("jit", "pjit"):
         inner = params["jaxpr"]
         return _evaluate(inner.jaxpr, inner.consts, inputs, platform)
-    if kind == "checkpoint" and not params["prevent_cse"]:
+    if kind in CHECKPOINT and not params["prevent_cse"]:
         return _evaluate(params["jaxpr"], (), inputs, platform)
     if kind == "dot_general":
         x, y = inputs

@@ -141,6 +141,41 @@ def test_loops_branches_and_calls(platform):
     assert "dot_general" not in {eqn.primitive.name for eqn in inner.eqns}
 
 
+def test_what_a_loop_computes_again():
+    """A differentiated `jax.checkpoint` in a loop's body."""
+    x, w, v = draw((20, 16), (3, 16, 2), (3, 2, 16))
+
+    def loss(w):
+        def layer(x, w):
+            return jnp.tanh(x @ w[0] @ w[1]), None
+
+        kept = jax.checkpoint_policies.dots_saveable
+        return jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x, w)[0].sum()
+
+    def gradient(w, v):
+        return jax.grad(loss)((w, v))
+
+    def short(fn):
+        """Products of two terms."""
+        found = []
+
+        def look(jaxpr):
+            for eqn in jaxpr.eqns:
+                if eqn.primitive.name == "dot_general":
+                    ((axis,), _), _ = eqn.params["dimension_numbers"]
+                    found.append(eqn.invars[0].aval.shape[axis])
+                for inner in eqn.params.values():
+                    if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                        look(getattr(inner, "jaxpr", inner))
+
+        look(jax.make_jaxpr(fn)(w, v).jaxpr)
+        return found.count(2)
+
+    assert short(gradient) == 2
+    assert short(rewritten(gradient, "gpu")) == 0
+    close(rewritten(gradient, "gpu")(w, v), gradient(w, v))
+
+
 def test_a_tree_comes_back_as_it_was():
     def fn(tree, scale):
         return {"a": tree["b"] * scale, "n": None, "same": tree["b"], "one": 1.0}

@@ -1,6 +1,7 @@
 """Next-token losses from hidden states, without holding the logits of all positions."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,22 +44,40 @@ def token_losses(
         x = jnp.pad(x, ((0, 0), (0, -L % size), *((0, 0),) * (x.ndim - 2)), constant_values=filler)
         return jnp.moveaxis(x.reshape(B, -1, size, *x.shape[2:]), 1, 0)
 
-    @jax.checkpoint
-    def losses(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = head(x)
+    # What the head reads beside the states, as far as it is learned: a rule of our own must be told of it.
+    head, weights = jax.closure_convert(head, hidden[:, :size])
+
+    def losses(x: jax.Array, target: jax.Array, *weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = head(x, *weights)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(target, 0))
         counted = target != IGNORE
         return jnp.where(counted, nll, 0), jnp.where(counted, logits.argmax(-1), 0).astype(jnp.int32)
 
-    def nothing(x: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def nothing(x: jax.Array, target: jax.Array, *_: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.zeros(target.shape, jnp.float32), jnp.zeros(target.shape, jnp.int32)
 
-    # Around the choice too: what a `cond` keeps for the backward pass, a loop would keep of every turn, and the head's
-    # weights are among it.
-    @jax.checkpoint
-    def chunk(of: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, target, has_targets = of
-        return jax.lax.cond(has_targets, losses, nothing, x, target)
+    # A `cond` that JAX differentiates keeps what either branch would need: the head's weights for each chunk, zeros in
+    # their place where it is skipped. So the backward pass asks again, and computes the logits again.
+    @jax.custom_vjp
+    def chunk(has_targets: jax.Array, *of: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jax.lax.cond(has_targets, losses, nothing, *of)
+
+    def forward(has_targets: jax.Array, *of: jax.Array) -> tuple:
+        return chunk(has_targets, *of), (has_targets, of)
+
+    def backward(kept: tuple, cotangents: tuple[jax.Array, Any]) -> tuple:
+        has_targets, (x, target, *weights) = kept
+
+        def pulled(nll: jax.Array) -> tuple[jax.Array, ...]:
+            return jax.vjp(lambda x, *weights: losses(x, target, *weights)[0], x, *weights)[1](nll)
+
+        def zeros(nll: jax.Array) -> tuple[jax.Array, ...]:
+            return tuple(map(jnp.zeros_like, (x, *weights)))
+
+        x_bar, *weights_bar = jax.lax.cond(has_targets, pulled, zeros, cotangents[0])
+        return None, x_bar, None, *weights_bar
+
+    chunk.defvjp(forward, backward)
 
     def back(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x, 0, 1).reshape(B, -1)[:, :L]
@@ -66,7 +85,8 @@ def token_losses(
 
     # Asked of all chunks at once: within the loop, devices would have to agree anew on each.
     cut_targets = cut(targets, IGNORE)
-    nll, prediction = jax.lax.map(chunk, (cut(hidden, 0), cut_targets, _anywhere(cut_targets != IGNORE)))
+    chunks = _anywhere(cut_targets != IGNORE), cut(hidden, 0), cut_targets
+    nll, prediction = jax.lax.map(lambda of: chunk(*of, *weights), chunks)
     return {"nll": back(nll), "prediction": back(prediction)}
 
 

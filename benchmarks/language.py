@@ -123,8 +123,10 @@ def program_of(args, method: str) -> tuple:
 
 
 def ours(args, method: str) -> Side:
+    from mtlora_jax.bench.step import matmul_rate
+
     program, about = program_of(args, method)
-    return of_jax(program, **about)
+    return of_jax(program, **about, matrix_flops_per_second=matmul_rate(args.dtype))
 
 
 def peft(args) -> Side:

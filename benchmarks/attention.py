@@ -18,6 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mtlora_jax.bench.step import environment
+from mtlora_jax.engine.mesh import on_nvidia
 from mtlora_jax.language import attention
 
 
@@ -38,7 +39,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--json")
     args = parser.parse_args()
-    gpu = attention.has_cudnn()
+    gpu = on_nvidia()
     shape, key = (1, args.length, args.heads, args.width), jax.random.key(0)
     dtype = jnp.bfloat16 if gpu else jnp.float32
     q, k, v = (jax.random.normal(jax.random.fold_in(key, i), shape, dtype) for i in range(3))

@@ -55,7 +55,8 @@ class Work:
 def macs(fn: Callable, *args) -> int:
     """Multiply-accumulates of matrix products and convolutions on the way to `fn`'s outputs.
 
-    Dead code is left out, as a compiler would; a loop's body is counted once for every turn.
+    Dead code is left out, as a compiler would; a loop's body is counted once for every turn, a kernel of our own by its
+    estimate.
 
     Args:
       *args: arrays or `jax.ShapeDtypeStruct`s.
@@ -68,7 +69,8 @@ def _count(jaxpr: Jaxpr, live: list[Columns]) -> int:
     total = 0
     for eqn, outputs in live_equations(jaxpr, live)[0]:
         inner = inner_program(eqn, outputs)
-        total += _own(eqn) if inner is None else eqn.params.get("length", 1) * _count(*inner)
+        turns = eqn.params["mesh"].size if eqn.primitive.name == "shard_map" else eqn.params.get("length", 1)
+        total += _own(eqn) if inner is None else turns * _count(*inner)
     return total
 
 
@@ -81,4 +83,6 @@ def _own(eqn) -> int:
         kernel = eqn.invars[1].aval.shape
         out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
         return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
+    if eqn.primitive.name == "pallas_call" and eqn.params["cost_estimate"] is not None:
+        return eqn.params["cost_estimate"].flops // 2
     return 0

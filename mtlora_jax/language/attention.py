@@ -1,12 +1,11 @@
 """Attention with grouped queries; causal among the tokens of one segment, or over any mask."""
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from mtlora_jax.adapters.methods.lora import dropout
+from mtlora_jax.engine.mesh import on_nvidia
 
 Drop = tuple[float, jax.Array]
 """A probability, and the key that decides."""
@@ -79,7 +78,7 @@ def mask_of(segment_ids: jax.Array, reach: int = 0) -> Mask:
     """
     length = segment_ids.shape[1]
     reach = min(reach or length, length)
-    if has_cudnn() or 2 * reach >= length:
+    if on_nvidia() or 2 * reach >= length:
         return Mask(causal_mask(segment_ids, reach), reach)
     return blocks_mask(segment_ids, reach)
 
@@ -156,11 +155,4 @@ def _is_fused(q: jax.Array, k: jax.Array) -> bool:
     """Whether cuDNN has a kernel: half precision, heads of a multiple of 8 up to 128, an even number of tokens."""
     half = q.dtype in (jnp.bfloat16, jnp.float16) and k.dtype == q.dtype
     even = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
-    return has_cudnn() and half and even and q.shape[3] % 8 == 0 and q.shape[3] <= 128
-
-
-@cache
-def has_cudnn() -> bool:
-    """Whether the devices are NVIDIA's, of the Ampere generation or later."""
-    device = jax.devices()[0]
-    return "NVIDIA" in device.device_kind and float(getattr(device, "compute_capability", 0)) >= 8
+    return on_nvidia() and half and even and q.shape[3] % 8 == 0 and q.shape[3] <= 128

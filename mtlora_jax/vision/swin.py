@@ -12,8 +12,9 @@ import numpy as np
 from flax import linen as nn
 
 from mtlora_jax.adapters import Dense, Spec, Streams, shared, smap
+from mtlora_jax.vision.attention import attend
 from mtlora_jax.vision.placement import Placement
-from mtlora_jax.vision.windows import from_windows, relative_position_index, shift_mask, to_windows
+from mtlora_jax.vision.windows import Windows, relative_position_index
 
 LAYER_NORM_EPS = 1e-5
 
@@ -138,11 +139,9 @@ class WindowAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array | Streams:
         """`[B, H, W, C]` to the same, or to `Streams` of it."""
-        H, C = x.shape[-2:]
-        window, shift, heads = self.window, self.shift, self.heads
-        scale = self.spec.qk_scale or (C // heads) ** -0.5
-        table = self.param("relative_position_bias_table", linear_init, ((2 * window - 1) ** 2, heads))
-        bias_KxNxN = jnp.moveaxis(table[relative_position_index(window)], -1, 0).astype(jnp.float32)
+        C, heads = x.shape[-1], self.heads
+        table = self.param("relative_position_bias_table", linear_init, ((2 * self.window - 1) ** 2, heads))
+        bias_KxNxN = jnp.moveaxis(table[relative_position_index(self.window)], -1, 0).astype(jnp.float32)
         x = Dense(
             3 * C,
             use_bias=self.spec.qkv_bias,
@@ -153,16 +152,8 @@ class WindowAttention(nn.Module):
             name="qkv",
         )(x, train=train)
 
-        x = to_windows(jnp.roll(x, (-shift, -shift), axis=(1, 2)) if shift else x, window)
-        q, k, v = jnp.moveaxis(x.reshape(*x.shape[:-1], 3, heads, C // heads), 3, 0)
-        logits = jnp.einsum("bwnkd,bwmkd->bwknm", q * scale, k).astype(jnp.float32) + bias_KxNxN[None, None]
-        if shift:
-            logits = logits + shift_mask(H, window, shift)[None, :, None]
-        weights = nn.softmax(logits).astype(v.dtype)
-        x = jnp.einsum("bwknm,bwmkd->bwnkd", weights, v)
-        x = from_windows(x.reshape(*x.shape[:3], C), window, H)
-        x = jnp.roll(x, (shift, shift), axis=(1, 2)) if shift else x
-
+        windows = Windows(self.window, self.shift, self.spec.qk_scale or (C // heads) ** -0.5)
+        x = attend(x.reshape(*x.shape[:3], 3, heads, C // heads), bias_KxNxN, windows)
         # proj works token by token: windows are undone once, before there are task streams.
         return Dense(C, adapter=self.proj, dtype=self.dtype, kernel_init=linear_init, name="proj")(x, train=train)
 

@@ -1,5 +1,6 @@
 """Attention windows as arrays: cutting and joining, relative positions, and what a cyclic shift must not join."""
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import jax
@@ -7,6 +8,21 @@ import numpy as np
 
 MASKED = -100.0
 """Added to the logits of token pairs that a shifted window joins by accident; finite, as in the original."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Attention of one block.
+
+    Attributes:
+      side: of a window, in tokens.
+      shift: of the windows against the grid, in tokens.
+      scale: multiplier of the logits.
+    """
+
+    side: int
+    shift: int
+    scale: float
 
 
 def to_windows(x: jax.Array, window: int) -> jax.Array:

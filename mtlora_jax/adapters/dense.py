@@ -24,7 +24,6 @@ class Dense(nn.Module):
         same function as separate layers, concatenated.
       dtype: compute dtype; None keeps the input's. Leaves and kernel are stored in float32.
       quantize: the kernel is frozen, and stored in 8 or 4 bits; see `quantized`.
-      defer: task streams are read by the next layer alone: leave them to it. Both adapters' specs say that they can.
       gather: brings the kernel together for its product where devices hold parts of it: its codes before they become
         floats, which are several times the bytes. A kernel that the product casts is left to the compiler.
     """
@@ -37,7 +36,6 @@ class Dense(nn.Module):
     kernel_init: Callable = nn.initializers.lecun_normal()
     quantize: quantized.Kind = "none"
     gather: Callable[[jax.Array], jax.Array] = lambda part: part
-    defer: bool = False
 
     @nn.compact
     def __call__(
@@ -102,8 +100,7 @@ class Dense(nn.Module):
         if self.adapter is None:
             return smap(lambda a: affine(a, kernel, bias), x)
         method = method_of(self.adapter)
-        options = {"defer": True} if self.defer else {}
-        return method.apply(self.adapter, leaves, kernel, bias, x, task_id=task_id, dropout_key=key, **options)
+        return method.apply(self.adapter, leaves, kernel, bias, x, task_id=task_id, dropout_key=key)
 
 
 def projected(adapter: Spec | None, leaves, kernel, projection, x_tasks, key) -> jax.Array:

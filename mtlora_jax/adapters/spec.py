@@ -35,14 +35,12 @@ class Spec:
     Attributes:
       method: the method's key in `mtlora_jax.adapters.METHODS`.
       takes_streams: whether `x` may be `Streams`; where it may not, `apply` raises ValueError.
-      defers: whether `apply` can leave task streams uncomputed (`defer`), and read such; see `Deferred`.
       needs_task_id: whether `apply` needs `task_id`, and raises ValueError without.
       dropout: probability of dropping an entry of the update's input; methods that have it make it a field.
     """
 
     method: ClassVar[str]
     takes_streams: ClassVar[bool] = True
-    defers: ClassVar[bool] = False
     needs_task_id: ClassVar[bool] = False
     dropout = 0.0  # not annotated: as a field of this class it would come before those of a method
 

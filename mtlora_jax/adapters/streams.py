@@ -13,8 +13,6 @@ from collections.abc import Callable
 import jax
 from flax import struct
 
-from mtlora_jax.adapters.deferred import Deferred
-
 
 @struct.dataclass
 class Streams:
@@ -23,16 +21,15 @@ class Streams:
     Attributes:
       shared: `[B, ..., C]`.
       tasks: `[T, B, ..., C]`, in the order of the config's tasks. One array and not a dict, so that remat, scan
-        and sharding see plain arrays; only its `B` axis is sharded. Between two layers that say so, `Deferred`.
+        and sharding see plain arrays; only its `B` axis is sharded.
     """
 
     shared: jax.Array
-    tasks: jax.Array | Deferred
+    tasks: jax.Array
 
     def map(self, fn: Callable[[jax.Array], jax.Array]) -> Streams:
-        """Applies `fn` to every stream. `fn` must accept leading axes it does not know: it gets `[T, B, ...]`. Of
-        deferred streams it must be elementwise."""
-        return Streams(fn(self.shared), self.tasks.then(fn) if isinstance(self.tasks, Deferred) else fn(self.tasks))
+        """Applies `fn` to every stream. `fn` must accept leading axes it does not know: it gets `[T, B, ...]`."""
+        return Streams(fn(self.shared), fn(self.tasks))
 
 
 def smap(fn: Callable[[jax.Array], jax.Array], x: jax.Array | Streams) -> jax.Array | Streams:

@@ -10,7 +10,6 @@ papers, can be differentiated in every direction, and gains in all methods, head
   it; as a matrix product its result is written, and read again.
 - The gradient of a table of few rows, such as tasks' mixtures, adds up what many tokens read from each. As a
   scatter, a GPU does so one token after the other: 1.2 ms for 4,096 tokens of 4 tasks, and four projections a layer.
-- Pallas has no error function for Triton.
 - A sum over a leading axis of few entries, the task streams', takes the CPU backend ten times as long as adding them.
 """
 
@@ -40,7 +39,7 @@ def rewritten(fn: Callable, platform: str) -> Callable:
 
     Args:
       fn: takes and returns trees of arrays; to be traced, as by `jax.jit`.
-      platform: what it will run on, a `jax.Device.platform`; or `triton`, in a kernel of Pallas.
+      platform: what it will run on, a `jax.Device.platform`.
     """
 
     @wraps(fn)
@@ -91,8 +90,6 @@ def _written(eqn: Any, inputs: list, platform: str) -> list | None:
             return [_exchanged(x, y, **params)]
     if kind == "scatter-add" and _adds_to_few_rows(*inputs, **params):
         return [_sums_of_rows(*inputs)]
-    if kind == "erf" and platform == "triton":
-        return [_erf(*inputs)]
     if kind == "reduce_sum" and platform == "cpu" and tuple(params["axes"]) == (0,):
         x = inputs[0]
         if x.ndim > 2 and 1 < x.shape[0] <= FEW_STREAMS:
@@ -152,13 +149,6 @@ def _sums_of_rows(table: jax.Array, indices: jax.Array, added: jax.Array) -> jax
     own = indices.reshape(1, -1) == jnp.arange(len(table), dtype=indices.dtype).reshape(-1, 1)
     own = own.reshape(*own.shape, *(1,) * (table.ndim - 1))
     return table + jnp.where(own, added[None], 0).sum(1)
-
-
-def _erf(x: jax.Array) -> jax.Array:
-    """The error function to 1.5e-7 (Abramowitz and Stegun 1964, equation 7.1.26)."""
-    t = 1 / (1 + 0.3275911 * jnp.abs(x))
-    series = reduce(lambda sum, c: sum * t + c, (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592))
-    return jnp.sign(x) * (1 - series * t * jnp.exp(-x * x))
 
 
 def _belongs_right(x: jax.Array, y: jax.Array, dimension_numbers: Any) -> bool:

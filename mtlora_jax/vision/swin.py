@@ -174,11 +174,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Streams, train: bool) -> jax.Array | Streams:
         C = shared(x).shape[-1]
-        defer = all(adapter is not None and adapter.defers and adapter.tasks for adapter in (self.fc1, self.fc2))
         for name, adapter, features in (("fc1", self.fc1, self.hidden), ("fc2", self.fc2, C)):
             x = x if getattr(adapter, "tasks", ()) else shared(x)
-            options = {"adapter": adapter, "dtype": self.dtype, "kernel_init": linear_init, "name": name}
-            x = Dense(features, defer=defer and name == "fc1", **options)(x, train=train)
+            x = Dense(features, adapter=adapter, dtype=self.dtype, kernel_init=linear_init, name=name)(x, train=train)
             x = smap(gelu, x) if name == "fc1" else x
         return x
 

@@ -30,7 +30,6 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
-from mtlora_jax.adapters.deferred import Deferred
 from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, constant, zeros
 from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout, pair, updated
 from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
@@ -58,7 +57,6 @@ class MTLoRA(Spec):
     """
 
     method: ClassVar[str] = "mtlora"
-    defers: ClassVar[bool] = True
     rank: int = 8
     scale: float = 1.0
     tasks: tuple[str, ...] = ()
@@ -110,7 +108,7 @@ def declare(spec: MTLoRA, d_in: int, d_out: int) -> Leaves:
     return declared | ({TASKS: own} if own else {})
 
 
-def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None, defer: bool = False):
+def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=None):
     """The layer's output for the shared stream and every task.
 
     Args:
@@ -121,7 +119,6 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
         Without tasks every stream gets the same layer.
       task_id: ignored; every task sees every image.
       dropout_key: a key while training, None otherwise.
-      defer: where only a layer of this kind reads the task streams, leave them to it; see `Deferred`.
 
     Returns:
       `Streams` of `[B, ..., out]` where the spec has tasks, else what `x` was; in x's dtype.
@@ -134,9 +131,6 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
     check_tasks(spec.tasks, x)
 
     first = not isinstance(x, Streams)  # the layer in which task streams begin
-    per_task = spec.task_base == "per_task" and not first
-    if per_task and isinstance(x.tasks, Deferred):
-        x = x.replace(tasks=x.tasks.compute())
     x_shared = x if first else x.shared
     dtype = x_shared.dtype
     base = affine(x_shared, kernel, bias)
@@ -150,18 +144,15 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
         if has_shared:
             a = jnp.concatenate([a, leaves["shared_A"].astype(dtype)], axis=1)
         u = dropped @ a
-        u_shared = u[..., T * R :]
-        u_tasks = jnp.moveaxis(u[..., : T * R].reshape(*u.shape[:-1], T, R), -2, 0)
+        u_tasks, u_shared = u[..., : T * R].reshape(*u.shape[:-1], T, R), u[..., T * R :]
+        update_tasks = jnp.einsum("...tr,tro->t...o", u_tasks, b_TxRxO)
     else:
         u_shared = dropped @ leaves["shared_A"].astype(dtype) if has_shared else None
-        deferred = isinstance(x.tasks, Deferred)
-        u_tasks = x.tasks.down(a_TxIxR) if deferred else jnp.einsum("t...i,tir->t...r", x.tasks, a_TxIxR)
+        update_tasks = jnp.einsum("t...i,tir->t...r", x.tasks, a_TxIxR)
+        update_tasks = jnp.einsum("t...r,tro->t...o", update_tasks, b_TxRxO)
 
-    if defer and spec.mode == "matrix" and not per_task:
-        tasks = Deferred(base, u_tasks, b_TxRxO)
-    else:
-        update_tasks = jnp.einsum("t...r,tro->t...o", u_tasks, b_TxRxO)
-        tasks = update_tasks + (affine(x.tasks, kernel, bias) if per_task else base[None])
+    per_task = spec.task_base == "per_task" and not first
+    tasks = update_tasks + (affine(x.tasks, kernel, bias) if per_task else base[None])
     if not has_shared:
         norm = _layer_norm(tasks.sum(0), leaves["norm_scale"], leaves["norm_bias"])
         return Streams(base + norm.astype(dtype), tasks)

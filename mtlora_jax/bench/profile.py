@@ -63,7 +63,7 @@ def _operations(program: str) -> dict[str, tuple[str, str]]:
 
 
 def _summed(path: Path, operations: dict) -> tuple[Counter, Counter]:
-    """Milliseconds and runs of every operation in a trace; a GPU's kernels are named as the operations they run."""
+    """Milliseconds and runs of every operation in a trace; a GPU's kernels go by the operations that they run."""
     spent, count = Counter(), Counter()
     for name, milliseconds in _events(path, operations):
         spent[name] += milliseconds
@@ -76,5 +76,6 @@ def _events(path: Path, operations: dict) -> Iterator[tuple[str, float]]:
         device = "GPU" in plane.name or "TPU" in plane.name
         for line in plane.lines:
             for event in line.events:
-                if event.name in operations or (device and "Stream" in line.name):
-                    yield event.name, event.duration_ns / 1e6
+                name = dict(event.stats).get("hlo_op", event.name)
+                if name in operations or (device and "Stream" in line.name):
+                    yield name, event.duration_ns / 1e6

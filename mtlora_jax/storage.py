@@ -33,7 +33,7 @@ PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": 
 THREADS = 16
 """Objects that are fetched or sent at once."""
 WRITABLE = ("gs", "s3", "az")
-"""Where orbax writes checkpoints."""
+"""Where orbax writes checkpoints, and others what they make."""
 STAYS = ("checkpoints", "profile", "pictures")
 """What is in a run's folder and is not needed to go on with it."""
 
@@ -180,6 +180,7 @@ class Mirror:
 
 
 _MIRRORS: dict[str, Mirror] = {}
+"""Of work directories by their URL, and of what else is written, which nothing is read from."""
 
 
 def opened(workdir: str | Path) -> Path:
@@ -191,15 +192,9 @@ def opened(workdir: str | Path) -> Path:
     """
     if not is_remote(workdir):
         return Path(workdir)
-    url = workdir.rstrip("/")
+    url = _writable(workdir)
     if url not in _MIRRORS:
-        scheme, _, place = url.partition("://")
-        if scheme not in WRITABLE:
-            raise UserError(f"{url}: a work directory may be on this machine, or at {', '.join(WRITABLE)}")
-        top = Path(tempfile.mkdtemp(prefix="mtlora_jax-"))
-        atexit.register(shutil.rmtree, top, ignore_errors=True)
-        mirror = Mirror(url, top / scheme / place)
-        mirror.folder.mkdir(parents=True)
+        mirror = Mirror(url, _folder_for(url))
         needed = [name for name in _objects(url) if name.partition("/")[0] not in STAYS and not name.startswith(".")]
         _fetch(url, needed, mirror.folder)
         mirror.sent = mirror.here()
@@ -207,8 +202,40 @@ def opened(workdir: str | Path) -> Path:
     return _MIRRORS[url].folder
 
 
+def _writable(url: str) -> str:
+    if url.partition("://")[0] not in WRITABLE:
+        raise UserError(f"{url} cannot be written to: give a folder of this machine, or of {', '.join(WRITABLE)}")
+    return url.rstrip("/")
+
+
+def outgoing(path: str | Path) -> Path:
+    """Where to write what is to be at a path: there; or for one in a store in a folder of this machine, from which it
+    is sent when the command ends.
+
+    Raises:
+      UserError: the store cannot be reached, or nothing can be written there.
+    """
+    if not is_remote(path):
+        return Path(path)
+    url = _writable(path)
+    exists(url)  # now, and not after the work
+    above, _, name = url.rpartition("/")
+    above, name = (url, "") if above.endswith("/") else (above, name)  # a whole bucket
+    mirror = _MIRRORS.setdefault(f"to {url}", Mirror(above, _folder_for(above)))
+    return mirror.folder / name
+
+
+def _folder_for(url: str) -> Path:
+    """An empty folder of this machine, which is gone when the process ends."""
+    top = Path(tempfile.mkdtemp(prefix="mtlora_jax-"))
+    atexit.register(shutil.rmtree, top, ignore_errors=True)
+    scheme, _, place = url.partition("://")
+    (top / scheme / place).mkdir(parents=True)
+    return top / scheme / place
+
+
 def send() -> None:
-    """Sends what has changed in all work directories that are in stores."""
+    """Sends what has changed of all that is in stores."""
     for mirror in _MIRRORS.values():
         mirror.send()
 

@@ -16,6 +16,7 @@ from test_doors import JOBS
 from test_pods import doors
 
 from mtlora_jax import storage
+from mtlora_jax.convert.__main__ import main as convert
 from mtlora_jax.engine import lease
 from mtlora_jax.engine.checkpoint import Checkpoints
 from mtlora_jax.engine.claim import claimed
@@ -101,6 +102,36 @@ def test_a_run_in_a_store_is_a_run_and_goes_on_on_another_machine(store, tmp_pat
     child = replace(longer(1), init_from=f"{url}@4", tokenizer=CONFIG.tokenizer)
     at_step_0 = train(child, make_workload(child), tmp_path / "child")["initial"]["metrics"]
     assert at_step_0 == straight["last"]["metrics"]
+
+
+def test_what_commands_write_may_go_to_a_store(store, tmp_path, capsys):
+    run, url = tmp_path / "run", f"{BUCKET}/models/merged"
+    train(longer(1), make_workload(longer(1)), run)
+
+    def merge(out, *more):
+        convert(["merge", str(run), str(out), "--task", "boolq", *more])
+
+    merge(tmp_path / "merged")
+    merge(url)
+    assert f"wrote {url}" in capsys.readouterr().out
+    for path in (tmp_path / "merged").iterdir():
+        assert store.objects["bucket", f"models/merged/{path.name}"].data == path.read_bytes()
+    another_machine()
+    with pytest.raises(SystemExit, match="2"):
+        merge(url)
+    assert "is there already: write somewhere else, or replace it with --overwrite" in capsys.readouterr().err
+    merge(url, "--overwrite")
+    with pytest.raises(SystemExit, match="2"):
+        convert(["merge", f"{url}/model.safetensors", url, "--overwrite"])
+    assert "is, or holds, the base" in capsys.readouterr().err
+
+    # below a work directory that is in the store too
+    put(run, f"{BUCKET}/run")
+    predictions = storage.outgoing(f"{BUCKET}/run/said")
+    open_run(f"{BUCKET}/run").evaluate("last", "generate", predictions)
+    assert f"predictions to {BUCKET}/run/said" in capsys.readouterr().out
+    storage.close()
+    assert store.names("bucket/run/said")
 
 
 def test_a_damaged_checkpoint_is_put_aside(store):
@@ -229,7 +260,7 @@ def test_what_cannot_be_had_is_one_line(store, tmp_path, monkeypatch):
         fetched("s3://bucket/x")
     with pytest.raises(UserError, match=r"^nowhere://x: "):
         fetched("nowhere://x")
-    with pytest.raises(UserError, match=r"a work directory may be on this machine, or at gs, s3, az$"):
+    with pytest.raises(UserError, match=r"cannot be written to: give a folder of this machine, or of gs, s3, az$"):
         opened("memory://x")
     with pytest.raises(UserError, match=r"gs:/bucket/out.json cannot be written to: give a folder of this machine"):
         write_json(tmp_path.joinpath(f"{BUCKET}/out.json").relative_to(tmp_path), {})

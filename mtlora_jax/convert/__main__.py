@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mtlora_jax import storage
 from mtlora_jax.cli import at_home, fail_cleanly
-from mtlora_jax.convert.out import check_out
+from mtlora_jax.convert.out import check_out, place_of
 from mtlora_jax.errors import UserError
 from mtlora_jax.weights.safetensors import metadata
 
@@ -260,7 +261,7 @@ def parser() -> argparse.ArgumentParser:
     for run, (help_, flags) in options.items():
         command = commands.add_parser(run.__name__.replace("_", "-"), help=run.__doc__, description=run.__doc__)
         command.add_argument("source", metavar="SRC", help=help_)
-        command.add_argument("out", metavar="OUT", type=Path, help="file to write")
+        command.add_argument("out", metavar="OUT", help="file to write, here or in a store")
         for flag, flag_help in flags.items():
             choices = ("float32", "bfloat16", "float16") if flag == "dtype" else None
             default = "last" if flag == "step" else None
@@ -277,20 +278,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     known, rest = parser().parse_known_args([at_home(argument) for argument in argv])
     arguments = vars(known)
-    run, out = arguments.pop("run"), arguments["out"]
+    run = arguments.pop("run")
     if rest and run not in READ_RUNS:
         raise UserError(f"unknown argument {rest[0]}; --help lists those there are")
     if rest:
         arguments["arguments"] = rest
     arguments.pop("command")
-    if not out.parent.is_dir():
-        raise UserError(f"there is no directory {out.parent} to write {out.name} to")
     overwrite = arguments["overwrite"] if run is merge else arguments.pop("overwrite")
-    check_out(out, overwrite, Path(arguments["source"]))
+    arguments["out"] = out = place_of(arguments["out"], overwrite, arguments["source"])
     from mtlora_jax.engine import process
 
     process.prepare()
-    print(f"wrote {out}: {run(**arguments)}")
+    print(f"wrote {storage.home(out)}: {run(**arguments)}")
 
 
 if __name__ == "__main__":

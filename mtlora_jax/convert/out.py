@@ -2,8 +2,23 @@
 
 from pathlib import Path
 
+from mtlora_jax import storage
 from mtlora_jax.errors import UserError
 from mtlora_jax.weights import safetensors
+
+
+def place_of(out: str, overwrite: bool, base: str) -> Path:
+    """Where to write a file or a folder, which may be in a store; see `storage.outgoing`. Raises UserError where there
+    is no folder to write it to, or as `check_out` does."""
+    if not storage.is_remote(out):
+        if not Path(out).parent.is_dir():
+            raise UserError(f"there is no directory {Path(out).parent} to write {Path(out).name} to")
+        check_out(Path(out), overwrite, Path(base))
+    elif f"{base.rstrip('/')}/".startswith(f"{out.rstrip('/')}/"):
+        raise UserError(f"{out} is, or holds, the base {base}: write somewhere else")
+    elif storage.exists(out) and not overwrite:
+        raise UserError(f"{out} is there already: write somewhere else, or replace it with --overwrite")
+    return storage.outgoing(out)
 
 
 def check_out(out: Path, overwrite: bool, *bases: Path) -> None:

@@ -108,7 +108,7 @@ class Run:
         print(metrics_table(metrics, f"step {step}"), *(self.workload.notes if protocol is None else ()), sep="\n")
         if not is_first():
             return metrics
-        also = f" and predictions to {predictions}" if predictions else ""
+        also = f" and predictions to {home(predictions)}" if predictions else ""
         try:
             write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
             print(f"wrote {path}{also}")
@@ -207,7 +207,7 @@ def evaluate_untrained(config: Config, protocol: str | None = None, predictions:
     variables = join(weights.trainable, weights.frozen, weights.mutable)
     metrics = evaluated(workload, config, mesh, variables, protocol, predictions)
     print(metrics_table(metrics, "untrained"), *(workload.notes if protocol is None else ()), sep="\n")
-    print(f"wrote predictions to {predictions}" if predictions else "nothing is written: there is no run")
+    print(f"wrote predictions to {home(predictions)}" if predictions else "nothing is written: there is no run")
     return metrics
 
 

@@ -15,7 +15,8 @@ from mtlora_jax.vision.windows import Windows, from_windows, shift_mask, to_wind
 def attend(qkv: jax.Array, bias: jax.Array, windows: Windows) -> jax.Array:
     """Softmax attention of every token to those of its window, the softmax in float32.
 
-    In half precision on an NVIDIA GPU by one kernel; a mesh's devices each run it on their own images.
+    In half precision on an NVIDIA GPU by one kernel, which is differentiated in reverse alone; a mesh's devices each
+    run it on their own images.
 
     Args:
       qkv: `[B, S, S, 3, K, D]`.

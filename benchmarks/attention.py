@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mtlora_jax.bench.step import environment
-from mtlora_jax.engine.mesh import on_nvidia
+from mtlora_jax.devices import on_nvidia
 from mtlora_jax.language import attention
 
 

@@ -11,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mtlora_jax"
-FLOOR = {"config", "schema", "errors", "files", "listing", "recipes", "storage"}
+FLOOR = {"config", "devices", "schema", "errors", "files", "listing", "recipes", "storage"}
 SHARED = FLOOR | {"adapters", "weights", "images", "input", "engine"}
 MAY_IMPORT = {
     "errors": set(),
+    "devices": set(),
     "listing": set(),
     "files": {"errors"},
     "recipes": {"errors"},

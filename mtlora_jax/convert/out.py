@@ -8,8 +8,8 @@ from mtlora_jax.weights import safetensors
 
 
 def place_of(out: str, overwrite: bool, base: str) -> Path:
-    """Where to write a file or a folder, which may be in a store; see `storage.outgoing`. Raises UserError where there
-    is no folder to write it to, or as `check_out` does."""
+    """Where to write a file or a folder, which may be in a store; see `storage.outgoing`. Raises UserError where the
+    folder that it would lie in is missing, or as `check_out` does."""
     if not storage.is_remote(out):
         if not Path(out).parent.is_dir():
             raise UserError(f"there is no directory {Path(out).parent} to write {Path(out).name} to")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +37,6 @@ def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -
         wanted = " x ".join(f"{name}={n}" for name, n in axes.items())
         raise UserError(f"mesh: {wanted} does not fit {len(devices)} devices; set --mesh.data=-1 or another size")
     return jax.make_mesh(shape, tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
-
-
-@cache
-def on_nvidia() -> bool:
-    """Whether the devices are NVIDIA's, of the Ampere generation or later: those that have fused kernels."""
-    device = jax.devices()[0]
-    return "NVIDIA" in device.device_kind and float(getattr(device, "compute_capability", 0)) >= 8
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from mtlora_jax.adapters.methods.lora import dropout
-from mtlora_jax.engine.mesh import on_nvidia
+from mtlora_jax.devices import on_nvidia
 
 Drop = tuple[float, jax.Array]
 """A probability, and the key that decides."""

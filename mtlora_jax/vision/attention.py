@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from mtlora_jax.engine.mesh import BATCH_AXES, on_nvidia, traced
+from mtlora_jax.devices import on_nvidia
+from mtlora_jax.engine.mesh import BATCH_AXES, traced
 from mtlora_jax.vision.windows import Windows, from_windows, shift_mask, to_windows
 
 

@@ -1,7 +1,7 @@
 """MTL-LoRA's training step on a decoder beside plain LoRA in our own code, and beside transformers with PEFT's LoRA.
 
     python benchmarks/language.py [--shape smollm2|llama2_7b|llama3_8b] [--rows B] [--length L] [--packed]
-        [--tasks T] [--remat none|dots|full] [--dtype bfloat16] [--sides NAMES] [--rounds N] [--json OUT]
+        [--tasks T] [--remat none|dots|full] [--dtype bfloat16] [--sides NAMES] [--rounds N] [--profile] [--json OUT]
 
 Forward, backward and update with made-up weights and tokens. Texts have the lengths of the commonsense sets, about: a
 prompt of 60 to 200 tokens and an answer of 8, which is what is learned. Padded rows hold one text each; packed rows as
@@ -192,11 +192,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.profile:
         from mtlora_jax.bench.profile import traced
+        from mtlora_jax.files import write_json
 
-        report = json.dumps(traced(program_of(args, "mtl_lora")[0], args.rounds), indent=2)
-        print(report)
+        report = traced(program_of(args, "mtl_lora")[0], args.rounds)
+        print(json.dumps(report, indent=2))
         if args.json:
-            Path(args.json).write_text(report + "\n")
+            write_json(args.json, report)
+            print(f"wrote {args.json}", file=sys.stderr)
         return
     sides = {"ours": (ours, (args, "mtl_lora")), "ours_lora": (ours, (args, "lora")), "peft": (peft, (args,))}
     compare({name: sides[name] for name in args.sides.split(",")}, args.rounds, args.apart, args.json)

@@ -221,8 +221,9 @@ def outgoing(path: str | Path) -> Path:
     exists(url)  # now, and not after the work
     above, _, name = url.rpartition("/")
     above, name = (url, "") if above.endswith("/") else (above, name)  # a whole bucket
-    mirror = _MIRRORS.setdefault(f"to {url}", Mirror(above, _folder_for(above)))
-    return mirror.folder / name
+    if (key := f"to {url}") not in _MIRRORS:
+        _MIRRORS[key] = Mirror(above, _folder_for(above))
+    return _MIRRORS[key].folder / name
 
 
 def _folder_for(url: str) -> Path:

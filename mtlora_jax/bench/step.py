@@ -198,8 +198,8 @@ def forward_macs(config: VisionConfig) -> dict[str, float]:
 
 
 def matmul_rate(dtype: str, side: int = 0) -> float:
-    """FLOPs a second of a square matrix product, the best of several: what the step cannot exceed. Of random numbers:
-    ones cost a GPU less power, and run faster."""
+    """FLOPs a second of a square matrix product, the best of several: what the step cannot exceed. Of random numbers,
+    as a step's are."""
     side = side or (1024 if jax.default_backend() == "cpu" else 8192)
     x = jax.random.normal(jax.random.key(0), (side, side), dtype)
     return 2 * side**3 / _best(jax.jit(lambda a, b: a @ b), x, x)

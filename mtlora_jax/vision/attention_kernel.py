@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from mtlora_jax.vision.windows import MASKED, Windows
+from mtlora_jax.vision.windows import MASKED, Windows, part
 
 TILE = 64
 """Tokens that a program holds: those of a window and padding."""
@@ -81,11 +81,16 @@ def _backward(windows, interpret, kept, cotangent):
 attend.defvjp(_forward, _backward)
 
 
+def _count(shape: tuple[int, ...], windows: Windows) -> int:
+    """Windows of all images."""
+    return shape[0] * (shape[1] // windows.side) ** 2
+
+
 def _share(qkv: jax.Array, windows: Windows) -> tuple[int, int]:
     """Windows of a program, and how many programs there are for a head."""
-    count = qkv.shape[0] * (qkv.shape[1] // windows.side) ** 2
-    each = -(-count * qkv.shape[4] // PROGRAMS)
-    return each, -(-count // each)
+    count = _count(qkv.shape, windows)
+    each = pl.cdiv(count * qkv.shape[4], PROGRAMS)
+    return each, pl.cdiv(count, each)
 
 
 def _padded(bias: jax.Array) -> jax.Array:
@@ -107,8 +112,8 @@ def _cost(qkv: jax.Array, windows: Windows, products: int) -> pl.CostEstimate:
 
 
 def _place(window: jax.Array, shape: tuple[int, ...], windows: Windows) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of a window's tokens: their place among all tokens, beyond the last for padding; which are no padding; and the
-    part of the image that each belongs to, for tokens of other parts are neighbours by the shift alone."""
+    """Of a window's tokens: their place among all tokens, beyond the last for padding; which are no padding; and their
+    part of the image."""
     images, size = shape[:2]
     row = size // windows.side
     image, at = window // (row * row), window % (row * row)
@@ -116,13 +121,9 @@ def _place(window: jax.Array, shape: tuple[int, ...], windows: Windows) -> tuple
     y = at // row * windows.side + token // windows.side
     x = at % row * windows.side + token % windows.side
     is_token = token < windows.side**2
-
-    def band(of: jax.Array) -> jax.Array:
-        return (of >= size - windows.side).astype(jnp.int32) + (of >= size - windows.shift).astype(jnp.int32)
-
-    part = 3 * band(y) + band(x)
     place = (image * size + (y + windows.shift) % size) * size + (x + windows.shift) % size
-    return jnp.where(is_token, place, images * size * size), is_token, part
+    beyond = images * size * size
+    return jnp.where(is_token, place, beyond), is_token, part(y, x, size, windows.side, windows.shift)
 
 
 class _Window:
@@ -135,13 +136,13 @@ class _Window:
 
     def __init__(self, of, bias, window, head, shape, windows: Windows):
         K, D = shape[4:]
-        place, is_token, part = _place(window, shape, windows)
+        place, is_token, own = _place(window, shape, windows)
         self.columns = head * D + jnp.arange(D, dtype=jnp.int32)
         self.place, self.width, self.mask = place, K * D, jnp.broadcast_to(is_token[:, None], (TILE, D))
         self.q, self.k, self.v = (self.read(of, which, 3) for which in range(3))
         logits = triton.dot(self.q, self.k, trans_b=True) * windows.scale + bias
         if windows.shift:
-            logits = logits + jnp.where(part[:, None] == part[None, :], 0.0, MASKED)
+            logits = logits + jnp.where(own[:, None] == own[None, :], 0.0, MASKED)
         weights = jnp.exp(logits - logits.max(1, keepdims=True))
         self.weights = weights / weights.sum(1, keepdims=True)
 
@@ -157,8 +158,8 @@ class _Window:
 
 
 def _own_windows(shape, windows: Windows, each: int) -> tuple[jax.Array, jax.Array]:
-    count, first = shape[0] * (shape[1] // windows.side) ** 2, pl.program_id(0) * each
-    return first, jnp.minimum(first + each, count)
+    first = pl.program_id(0) * each
+    return first, jnp.minimum(first + each, _count(shape, windows))
 
 
 def _forward_kernel(qkv, bias, out, *, shape, windows: Windows, each: int):

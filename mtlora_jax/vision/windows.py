@@ -48,12 +48,21 @@ def relative_position_index(window: int) -> np.ndarray:
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
 
 
+def part(y, x, grid: int, window: int, shift: int):
+    """Of tokens at rows y and columns x of a shifted grid, the part of the image that each belongs to: tokens of other
+    parts are neighbours by the cyclic shift alone. Arrays of NumPy or JAX."""
+
+    def band(of):
+        return (of >= grid - window).astype(np.int32) + (of >= grid - shift).astype(np.int32)
+
+    return 3 * band(y) + band(x)
+
+
 @lru_cache
 def shift_mask(grid: int, window: int, shift: int) -> np.ndarray:
     """`[windows, N, N]`: 0 between tokens that were neighbours before the cyclic shift, `MASKED` elsewhere."""
     side = np.arange(grid)
-    band = (side >= grid - window).astype(int) + (side >= grid - shift)
-    region = 3 * band[:, None] + band[None]
+    region = part(side[:, None], side[None], grid, window, shift)
     rows = grid // window
     region = region.reshape(rows, window, rows, window).swapaxes(1, 2).reshape(rows * rows, -1)
     return np.where(region[:, :, None] == region[:, None], 0.0, MASKED).astype(np.float32)

@@ -76,3 +76,11 @@ def test_a_kernel_s_multiplications_are_counted():
     qkv, bias, _ = draw(1, 8, 2, 16, 4)
     kernel = partial(attention_kernel.attend, windows=windows, interpret=True)
     assert macs(kernel, qkv, bias) == macs(partial(plain, windows=windows), qkv, bias)
+
+
+def test_those_of_all_devices_are():
+    windows = Windows(4, 2, 0.25)
+    qkv, bias, _ = draw(8, 8, 1, 16, 4)
+    kernel = partial(attention_kernel.attend, windows=windows, interpret=True)
+    each = on_each_device(kernel, make_mesh(config.Mesh(data=4, fsdp=2)))
+    assert macs(each, qkv, bias) == macs(kernel, qkv, bias)

@@ -5,6 +5,7 @@
 
 Every method is trained at every rate with every seed (`--rates`, `--seeds`), all on the same rows. Its rate is the one
 with the best mean on validation rows; with that rate all its seeds answer the test rows, which nothing was chosen by.
+`--choosing 1` lets the first seed choose the rate alone; the others then train with that rate only.
 Differences to LoRA come with 95% intervals: questions are drawn again, the same for both (paired bootstrap, 10,000
 times). Finished sweeps stay in OUT, and the same command goes on; a table of fewer methods than asked for says so.
 """
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,13 +49,17 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 """What changes in the adapter. `lora_matched` has the rank by which it has as many parameters as `mtl_lora_n3`."""
 SINGLE = "single_task_lora"
 """A LoRA for every task, which sees as many of the task's rows as the others do."""
+UNTRAINED: Mapping[str, Any] = {"rate": "-", "validation": {}, "parameters": 0, "seconds": 0.0}
+LONGEST = 8
+"""Tokens of an answer in rows of one's own, at most."""
+SPLITS = ("train", "val", "test")
 DRAWS = 10_000
 Right = dict[str, list[str]]
 """Which questions were answered right: by task, for every seed a string of 0 and 1, a mark for each question."""
 
 
 def parameters(config: TextConfig) -> int:
-    leaves = jax.tree.leaves(jax.eval_shape(lambda: workload_of(replace(config, init_from=None)).init(0))["lora"])
+    leaves = jax.tree.leaves(jax.eval_shape(lambda: workload_of(config).init(0))["lora"])
     return sum(leaf.size for leaf in leaves)
 
 
@@ -84,47 +90,94 @@ def write_microworld(folder: Path, counts: Mapping[str, int]) -> None:
         write_text(folder / f"{split}.jsonl", "".join(lines))
 
 
+def write_drawn(folder: Path, source: Path, counts: Mapping[str, int]) -> None:
+    """The rows of `source`: those for training all, of the others as many of each task, drawn at random."""
+    rng = np.random.default_rng(0)
+    for split in SPLITS:
+        lines = (source / f"{split}.jsonl").read_text().splitlines(keepends=True)
+        if split in counts:
+            by_task: dict[str, list[str]] = {}
+            for line in rng.permutation(lines).tolist():
+                by_task.setdefault(json.loads(line)["task"], []).append(line)
+            lines = [line for task in sorted(by_task) for line in by_task[task][: counts[split]]]
+        write_text(folder / f"{split}.jsonl", "".join(lines))
+
+
 def base_config(args: argparse.Namespace) -> TextConfig:
     """What all methods share."""
-    folder = Path(args.data) if args.data else args.out / "data"
-    data = FileData(train=str(folder / "train.jsonl"), val=str(folder / "val.jsonl"), val_length=args.val)
+    folder, counts = args.out / "data", {"val": args.val, "test": args.test}
+    data = FileData(train=str(folder / "train.jsonl"), val=str(folder / "val.jsonl"))
+    if not (folder / "test.jsonl").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        if args.what == "microworld":
+            write_microworld(folder, {"train": 2048, **counts})
+        else:
+            write_drawn(folder, Path(args.data), counts)
     if args.what == "microworld":
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            write_microworld(folder, {"train": 2048, "val": args.val, "test": args.test})
         tasks = {name: TaskConfig(answers=tuple(family.answers)) for name, family in FAMILIES.items()}
         config = replace(microworld(), tasks=tasks, data=data)
     else:
-        answers: dict[str, dict[str, None]] = {}
-        for line in (folder / "train.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            answers.setdefault(row["task"], {})[row["output"]] = None
-        tasks = {task: TaskConfig(answers=tuple(sorted(of))) for task, of in answers.items()}
-        config = replace(smollm2(), tasks=tasks, data=data, cutoff=args.cutoff, buckets=(), sweep={})
+        tasks = {
+            task: TaskConfig(answers=tuple(sorted(of)), max_new_tokens=LONGEST)
+            for task, of in outputs(folder / "train.jsonl").items()
+        }
+        config = replace(smollm2(), tasks=tasks, data=data, cutoff=args.cutoff, pack=args.pack, sweep={})
     settings = replace(config.train, steps=args.steps, batch_size=args.batch_size, eval_every=args.steps)
     optim = replace(config.optim, warmup_steps=max(args.steps // 20, 1))
-    sweep = {"optim.lr": tuple(args.rates), "seed": tuple(range(args.seeds))}
-    return replace(config, train=settings, optim=optim, sweep=sweep, plain_length=0)
+    return replace(config, train=settings, optim=optim, plain_length=0)
 
 
-def trained(config: TextConfig, folder: Path, test: Path) -> dict[str, Any]:
+def outputs(path: Path) -> dict[str, Counter[str]]:
+    """How often the rows of a file are answered with what, by task."""
+    found: dict[str, Counter[str]] = {}
+    for line in path.read_text().splitlines():
+        row = json.loads(line)
+        found.setdefault(row["task"], Counter())[row["output"]] += 1
+    return found
+
+
+def constant(base: TextConfig, test: Path) -> Right:
+    """What is right by chance of the answer that a task's training rows have most often."""
+    often = {task: of.most_common(1)[0][0] for task, of in outputs(Path(base.data.train)).items()}
+    right = dict.fromkeys(often, "")
+    for line in test.read_text().splitlines():
+        row = json.loads(line)
+        right[row["task"]] += "01"[row["output"] == often[row["task"]]]
+    return {task: [of] for task, of in right.items()}
+
+
+def trained(config: TextConfig, folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """The best rate of a sweep, and which test questions every seed answers right with it, `right`."""
+    config = replace(config, sweep={"optim.lr": tuple(asked.rates), "seed": tuple(range(asked.choosing))})
     results = train(config, workload_of(config), folder)
-    scores: dict[str, list[float]] = {}
+    scores: dict[float, list[float]] = {}
     for slot in slots_of(config):
-        scores.setdefault(slot.run, []).append(results["last"]["metrics"][slot.name][SCORE])
-    best = max(scores, key=lambda run: np.mean(scores[run]))
+        scores.setdefault(slot.config.optim.lr, []).append(results["last"]["metrics"][slot.name][SCORE])
+    best = max(scores, key=lambda rate: np.mean(scores[rate]))
+    right = tested(config, folder, best)
+    if asked.choosing < asked.seeds:
+        others = replace(config, sweep={"optim.lr": (best,), "seed": tuple(range(asked.choosing, asked.seeds))})
+        train(others, workload_of(others), folder / "others")
+        for task, of in tested(others, folder / "others", best).items():
+            right[task] += of
+    validation = {f"lr={rate:g}": float(np.mean(of)) for rate, of in scores.items()}
+    return {"rate": f"lr={best:g}", "validation": validation, "right": right}
+
+
+def tested(config: TextConfig, folder: Path, rate: float) -> Right:
+    """What the slots of a trained sweep that had a rate answer right."""
     run = open_run(folder)
-    run = run.changed(replace(run.config, data=replace(run.config.data, val=str(test))))
+    test = str(Path(run.config.data.val).with_name("test.jsonl"))
+    run = run.changed(replace(run.config, data=replace(run.config.data, val=test)))
     right: Right = {}
     for slot in slots_of(config):
-        if slot.run == best:
+        if slot.config.optim.lr == rate:
             answers = folder / "test" / slot.name
             if not answers.is_dir():
                 run.slot(slot.name).evaluate("last", "generate", answers)
             for task, of in read_answers(answers).items():
                 right.setdefault(task, []).append(of)
-    return {"rate": best, "validation": {run: float(np.mean(of)) for run, of in scores.items()}, "right": right}
+    return right
 
 
 def read_answers(folder: Path) -> dict[str, str]:
@@ -172,14 +225,14 @@ def table(found: Mapping[str, Any], wanted: Sequence[str]) -> str:
     return "\n".join([text_table(header, lines), *note])
 
 
-def single_task(base: TextConfig, out: Path, test: Path) -> dict[str, Any]:
+def single_task(base: TextConfig, out: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """LoRA for each task alone: its share of the batch, its own rate."""
     parts, size = {}, 0
     for task, told in base.tasks.items():
         config = adapted(replace(base, name=task, tasks={task: told}), "lora")
         share = max(base.train.batch_size // len(base.tasks), 1)
         config = replace(config, train=replace(config.train, batch_size=share))
-        parts[task], size = trained(config, out / SINGLE / task, test), size + parameters(config)
+        parts[task], size = trained(config, out / SINGLE / task, asked), size + parameters(config)
     right = {task: of["right"][task] for task, of in parts.items()}
     return {"rate": "each its own", "validation": {}, "right": right, "parameters": size}
 
@@ -191,9 +244,15 @@ def main() -> None:
     parser.add_argument("--data")
     parser.add_argument("--methods", nargs="*", default=[*METHODS, SINGLE])
     parser.add_argument("--rates", nargs="*", type=float, default=[5e-4, 1e-3, 2e-3])
-    for name, value in (("seeds", 3), ("steps", 200), ("batch_size", 32), ("val", 64), ("test", 256), ("cutoff", 128)):
+    parser.add_argument("--choosing", type=int, help="how many of the seeds choose the rate; all unless said")
+    counts = {"seeds": 3, "steps": 200, "batch_size": 32, "val": 64, "test": 256, "cutoff": 128, "pack": 0}
+    for name, value in counts.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
+    args.choosing = args.choosing or args.seeds
+    lacking = [split for split in SPLITS if not Path(args.data or "", f"{split}.jsonl").is_file()]
+    if args.what == "smollm2" and lacking:
+        parser.error(f"smollm2 needs --data FOLDER with {' and '.join(f'{split}.jsonl' for split in lacking)}")
     process.prepare()
     base = base_config(args)
     test = Path(base.data.val).with_name("test.jsonl")
@@ -208,17 +267,18 @@ def main() -> None:
         untrained = replace(adapted(base, "lora"), sweep={}, data=replace(base.data, val=str(test)))
         evaluate_untrained(untrained, "generate", answers)
         right = {task: [of] for task, of in read_answers(answers).items()}
-        found["base"] = {"rate": "-", "validation": {}, "right": right, "parameters": 0, "seconds": 0.0}
+        found["constant"] = {**UNTRAINED, "right": constant(base, test)}
+        found["base"] = {**UNTRAINED, "right": right}
     for number, name in enumerate(args.methods, 1):
         if name in found:
             continue
         print(f"\n{number} of {len(args.methods)}: {name}", file=sys.stderr)
         begun = time.monotonic()
         if name == SINGLE:
-            done = single_task(base, args.out, test)
+            done = single_task(base, args.out, args)
         else:
             config = replace(adapted(base, name), name=name)
-            done = {**trained(config, args.out / name, test), "parameters": parameters(config)}
+            done = {**trained(config, args.out / name, args), "parameters": parameters(config)}
         found[name] = {**done, "seconds": round(time.monotonic() - begun, 1)}
         write_json(path, {"asked": asked, "device": jax.devices()[0].device_kind, "found": found})
     said = table(found, args.methods)

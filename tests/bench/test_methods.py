@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mtlora_jax.text.source import source_of
+
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "methods.py"
 
 
@@ -22,7 +24,7 @@ def methods():
 @pytest.fixture(scope="module")
 def base(methods, tmp_path_factory):
     told = {"what": "microworld", "out": tmp_path_factory.mktemp("out"), "data": None, "rates": [1e-3], "cutoff": 128}
-    counts = {"seeds": 2, "steps": 2, "batch_size": 8, "val": 6, "test": 10}
+    counts = {"seeds": 2, "choosing": 2, "steps": 2, "batch_size": 8, "val": 6, "test": 10, "pack": 0}
     return methods.base_config(argparse.Namespace(**told, **counts))
 
 
@@ -44,6 +46,38 @@ def test_lora_is_matched_in_parameters(methods, base):
     assert count["lora"] < count["mtl_lora_n1"] < count["mtl_lora_n3"]
     for name in methods.METHODS:
         assert methods.adapted(base, name).adapter.scale == base.adapter.scale
+
+
+def test_parameters_are_those_of_the_base_that_is_adapted(methods, base):
+    spec = source_of("microworld").spec
+    d, heads, kv = spec.hidden, spec.heads * spec.head_width, spec.kv_heads * spec.head_width
+    sizes = (d + heads) + 2 * (d + kv) + (heads + d) + 3 * (d + spec.intermediate)
+    assert methods.parameters(methods.adapted(base, "lora")) == spec.layers * base.adapter.rank * sizes
+
+
+def test_rows_of_ones_own_are_drawn_for_each_task_alike(methods, tmp_path):
+    for split, count in {"train": 30, "val": 20, "test": 20}.items():
+        rows = [
+            {"task": task, "instruction": f"{split} {i}", "output": "yes" if i % 3 else "no"}
+            for task in "ab"
+            for i in range(count)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "drawn").mkdir()
+    methods.write_drawn(tmp_path / "drawn", tmp_path, {"val": 4, "test": 12})
+    drawn = {
+        split: [json.loads(line) for line in (tmp_path / "drawn" / f"{split}.jsonl").read_text().splitlines()]
+        for split in methods.SPLITS
+    }
+    assert {split: len(rows) for split, rows in drawn.items()} == {"train": 60, "val": 8, "test": 24}
+    for rows in drawn.values():
+        assert len({(row["task"], row["instruction"]) for row in rows}) == len(rows)
+        assert sum(row["task"] == "a" for row in rows) == len(rows) / 2
+    config = argparse.Namespace(data=argparse.Namespace(train=str(tmp_path / "drawn" / "train.jsonl")))
+    right = methods.constant(config, tmp_path / "drawn" / "test.jsonl")
+    for task in "ab":
+        answers = [row["output"] for row in drawn["test"] if row["task"] == task]
+        assert right[task] == ["".join("01"[answer == "yes"] for answer in answers)]
 
 
 def test_an_interval_holds_the_difference_as_often_as_it_says(methods, monkeypatch):

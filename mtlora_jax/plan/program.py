@@ -6,7 +6,7 @@ The compiler's own cost analysis counts a loop's body once; here every computati
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ import numpy as np
 COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.$-]+) (?:\(.*)?\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.$-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 SHAPE = re.compile(r"\b(pred|s4|u4|s8|u8|s16|u16|s32|u32|s64|u64|f8\w*|bf16|f16|f32|f64|c64)\[([\d,]*)\](\{[^}]*\})?")
+LAYOUT = re.compile(r"\{([\d,]*):T\(([\d,]+)\)")
+ON_CHIP = re.compile(r"S\([1-9]")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.$-]+)|branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
@@ -83,18 +85,34 @@ class Collective:
     sent: float
 
 
-def sizes_of(shapes: str, hbm_only: bool = False) -> list[float]:
-    """Bytes of each array in a written shape; of those in memory on the chip (`S(1)`) none, if asked."""
-    return [
-        math.prod(int(n) for n in sizes.split(",") if n) * int((re.search(r"\d+", kind) or ["8"])[0]) / 8
+def sizes_of(shapes: str) -> list[float]:
+    """Bytes of each array in a written shape."""
+    return [_bytes(kind, map(int, sizes.split(",") if sizes else ())) for kind, sizes, _ in SHAPE.findall(shapes)]
+
+
+def hbm_of(shapes: str) -> float:
+    """Bytes of the arrays in a written shape as they lie in HBM; of those in memory on the chip (`S(1)`) none."""
+    return sum(
+        _bytes(kind, _laid_out([int(n) for n in sizes.split(",") if n], layout))
         for kind, sizes, layout in SHAPE.findall(shapes)
-        if not (hbm_only and re.search(r"S\([1-9]", layout))
-    ]
+        if not ON_CHIP.search(layout)
+    )
 
 
-def size_of(shapes: str, hbm_only: bool = False) -> float:
-    """The sum of `sizes_of`."""
-    return sum(sizes_of(shapes, hbm_only))
+def _bytes(kind: str, sizes: Iterable[int]) -> float:
+    return math.prod(sizes) * int((re.search(r"\d+", kind) or ["8"])[0]) / 8
+
+
+def _laid_out(sizes: Sequence[int], layout: str) -> list[int]:
+    """Sizes of an array whose tiles, `T(8,128)` of the axes that are last in its layout, are whole."""
+    found = LAYOUT.match(layout)
+    if found is None:
+        return list(sizes)
+    axes, tile = ([int(n) for n in of.split(",") if n] for of in found.groups())
+    sizes = [sizes[axis] for axis in reversed(axes)]
+    sizes = [1] * (len(tile) - len(sizes)) + sizes
+    first = len(sizes) - len(tile)
+    return sizes[:first] + [-(-size // of) * of for size, of in zip(sizes[first:], tile, strict=True)]
 
 
 class Program:
@@ -211,13 +229,13 @@ class Program:
     def _moved(self, instruction: Instruction, shapes: Mapping[str, str]) -> float:
         operands = instruction.operands
         if instruction.kind == "dynamic-slice":
-            return 2 * size_of(instruction.shapes, True)
+            return 2 * hbm_of(instruction.shapes)
         if instruction.kind == "dynamic-update-slice":
-            return 2 * size_of(shapes.get(operands[1], ""), True)
+            return 2 * hbm_of(shapes.get(operands[1], ""))
         inner = self._fused_in(instruction)
         if inner is None:
-            return size_of(instruction.shapes, True) + sum(size_of(shapes.get(name, ""), True) for name in operands)
-        read = sum(self._reads(inner, i, size_of(shapes.get(name, ""), True)) for i, name in enumerate(operands))
+            return hbm_of(instruction.shapes) + sum(hbm_of(shapes.get(name, "")) for name in operands)
+        read = sum(self._reads(inner, i, hbm_of(shapes.get(name, ""))) for i, name in enumerate(operands))
         return read + self._result_of(inner, instruction)
 
     def _fused_in(self, instruction: Instruction) -> Computation | None:
@@ -239,7 +257,7 @@ class Program:
             elif inner is not None:
                 total += sum(self._reads(inner, i, whole) for i, of in enumerate(user.operands) if of == name)
             elif user.kind == "dynamic-slice" and user.operands[0] == name:
-                total += size_of(user.shapes, True)
+                total += hbm_of(user.shapes)
             elif user.kind != "dynamic-update-slice" or user.operands[0] != name:
                 return whole
         return total if users else whole
@@ -247,13 +265,13 @@ class Program:
     def _result_of(self, fused: Computation, instruction: Instruction) -> float:
         """Bytes that a fusion writes: where it updates stacks, the updates."""
         stacks, written = self._updates(fused)
-        return max(size_of(instruction.shapes, True) - stacks, 0) + written
+        return max(hbm_of(instruction.shapes) - stacks, 0) + written
 
     def _updates(self, fused: Computation) -> tuple[float, float]:
         stacks, written = 0.0, 0.0
         for instruction in fused.values():
             if instruction.kind == "dynamic-update-slice":
-                of = size_of(instruction.shapes, True), size_of(fused[instruction.operands[1]].shapes)
+                of = hbm_of(instruction.shapes), hbm_of(fused[instruction.operands[1]].shapes)
             else:
                 inner = self._fused_in(instruction)
                 of = (0.0, 0.0) if inner is None else self._updates(inner)

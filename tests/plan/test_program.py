@@ -1,9 +1,8 @@
 """Compiled programs as text: loops are counted, groups are named by mesh axes, and bytes are those that move."""
 
-import numpy as np
 import pytest
 
-from mtlora_jax.plan.program import Program, _groups, size_of
+from mtlora_jax.plan.program import Program, _groups, hbm_of, sizes_of
 
 LOOP = """\
 HloModule jit_step, is_scheduled=true
@@ -115,8 +114,15 @@ def test_groups(text, expected):
 
 
 def test_sizes_of_written_shapes():
-    assert size_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)S(1)}, pred[], s4[8])") == 24 + 8 + 1 + 4
-    assert size_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)S(1)})", hbm_only=True) == 24
-    assert size_of("f8e4m3fn[10]") == 10
-    assert size_of("u16[3]") == 6
-    assert np.isclose(size_of("token[]"), 0)
+    assert sizes_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)S(1)}, pred[], s4[8])") == [24, 8, 1, 4]
+    assert sizes_of("f8e4m3fn[10]") == [10]
+    assert sizes_of("u16[3]") == [6]
+    assert sizes_of("token[]") == []
+
+
+def test_what_lies_in_memory_has_whole_tiles_and_is_not_on_the_chip():
+    assert hbm_of("(f32[2,3]{1,0}, bf16[4]{0:T(128)S(1)})") == 24
+    assert hbm_of("bf16[64,49,32]{2,1,0:T(8,128)(2,1)}") == 64 * 56 * 128 * 2
+    assert hbm_of("bf16[64,49,32]{0,2,1:T(8,128)(2,1)}") == 49 * 32 * 128 * 2
+    assert hbm_of("f32[]{:T(128)}") == 128 * 4
+    assert hbm_of("f32[4]{0:T(2,128)}") == 2 * 128 * 4

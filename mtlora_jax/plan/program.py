@@ -15,10 +15,11 @@ COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.$-]+) (?:\(.*)?\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.$-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 SHAPE = re.compile(r"\b(pred|s4|u4|s8|u8|s16|u16|s32|u32|s64|u64|f8\w*|bf16|f16|f32|f64|c64)\[([\d,]*)\](\{[^}]*\})?")
 LAYOUT = re.compile(r"\{([\d,]*):T\(([\d,]+)\)")
-ON_CHIP = re.compile(r"S\([1-9]")
+ON_CHIP = re.compile(r"S\([1-9]\d*\)")
 CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.$-]+)|branch_computations=\{([^}]*)\}")
 TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+SLICES = ("slice", "dynamic-slice", "slice-start")
 IN_PLACE = (
     "parameter",
     "constant",
@@ -228,8 +229,10 @@ class Program:
 
     def _moved(self, instruction: Instruction, shapes: Mapping[str, str]) -> float:
         operands = instruction.operands
-        if instruction.kind == "dynamic-slice":
-            return 2 * hbm_of(instruction.shapes)
+        if instruction.kind in SLICES:
+            return self._sliced(instruction, shapes)
+        if instruction.kind == "copy-start":  # whose shapes are of both sides
+            return hbm_of(instruction.shapes)
         if instruction.kind == "dynamic-update-slice":
             return 2 * hbm_of(shapes.get(operands[1], ""))
         inner = self._fused_in(instruction)
@@ -237,6 +240,13 @@ class Program:
             return hbm_of(instruction.shapes) + sum(hbm_of(shapes.get(name, "")) for name in operands)
         read = sum(self._reads(inner, i, hbm_of(shapes.get(name, ""))) for i, name in enumerate(operands))
         return read + self._result_of(inner, instruction)
+
+    def _sliced(self, instruction: Instruction, shapes: Mapping[str, str]) -> float:
+        """What a slice reads, where that is of an array in HBM, and what it writes there."""
+        arrays = [found[0] for found in SHAPE.finditer(instruction.shapes)]
+        part = arrays[1] if instruction.kind.endswith("-start") else arrays[0]  # behind the whole
+        in_hbm = hbm_of(shapes.get(instruction.operands[0], "")) > 0
+        return hbm_of(part) + (hbm_of(ON_CHIP.sub("", part)) if in_hbm else 0)
 
     def _fused_in(self, instruction: Instruction) -> Computation | None:
         callees = instruction.callees if instruction.kind == "fusion" else ()

@@ -126,3 +126,24 @@ def test_what_lies_in_memory_has_whole_tiles_and_is_not_on_the_chip():
     assert hbm_of("bf16[64,49,32]{0,2,1:T(8,128)(2,1)}") == 49 * 32 * 128 * 2
     assert hbm_of("f32[]{:T(128)}") == 128 * 4
     assert hbm_of("f32[4]{0:T(2,128)}") == 2 * 128 * 4
+
+
+COPIES = """\
+HloModule jit_step, is_scheduled=true
+
+ENTRY %main (x.0: f32[4,8,128]) -> f32[1,8,128] {
+  %x.0 = f32[4,8,128]{2,1,0:T(8,128)} parameter(0)
+  %near = f32[4,8,128]{2,1,0:T(8,128)S(1)} custom-call()
+  %slice.0 = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x.0)
+  %slice.1 = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice.0)
+  %copy.0 = (f32[1,8,128]{2,1,0:T(8,128)}, f32[1,8,128]{2,1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%slice.1)
+  %copy.1 = f32[1,8,128]{2,1,0:T(8,128)} copy-done(%copy.0)
+  %slice.2 = f32[2,8,128]{2,1,0:T(8,128)} slice(%near), slice={[0:2]}
+  ROOT %slice.3 = f32[1,8,128]{2,1,0:T(8,128)} slice(%x.0), slice={[0:1]}
+}
+"""
+
+
+def test_of_what_is_copied_the_parts_that_lie_in_memory_count():
+    part = 8 * 128 * 4
+    assert Program(COPIES, MESH).hbm_bytes() == part + part + 2 * part + 2 * part

@@ -1,9 +1,7 @@
 """The device mesh, and how a batch lies on it."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mtlora_jax import config
+from mtlora_jax.devices import traced
 from mtlora_jax.errors import UserError
 
 BATCH_AXES = ("data", "fsdp")
@@ -62,25 +61,6 @@ def check_batch_size(batch_size: int, mesh: jax.sharding.Mesh, key: str = "train
         choices = f"{below} or {above}" if below else str(above)
         over = f"{batch_shards(mesh)} devices" + (f" and {parts} parts (train.accumulate)" if parts > 1 else "")
         raise UserError(f"{key} = {batch_size} does not divide over {over}; try {choices}")
-
-
-_TRACED: ContextVar[jax.sharding.Mesh | None] = ContextVar("mesh that a step is traced for", default=None)
-
-
-@contextmanager
-def traced_for(mesh: jax.sharding.Mesh) -> Iterator[None]:
-    """While entered, `along_batch` cuts as this mesh cuts batches."""
-    token = _TRACED.set(mesh)
-    try:
-        yield
-    finally:
-        _TRACED.reset(token)
-
-
-def traced() -> jax.sharding.Mesh | None:
-    """The mesh that a step is being traced for; None elsewhere, and where there is one device."""
-    mesh = _TRACED.get()
-    return None if mesh is None or mesh.size == 1 else mesh
 
 
 def parts_of_batch() -> int:

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mtlora_jax.devices import traced
 from mtlora_jax.engine import tables
-from mtlora_jax.engine.mesh import traced
 
 Axes = tables.Table[tuple[str | None, ...]]
 

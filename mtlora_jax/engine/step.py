@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from mtlora_jax.engine.mesh import replicated, traced_for
+from mtlora_jax.devices import traced_for
+from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.engine.partition import join
 from mtlora_jax.engine.rewrite import rewritten
 from mtlora_jax.engine.sharding import shardings

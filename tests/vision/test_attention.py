@@ -1,17 +1,18 @@
 """Window attention in one kernel computes what matrix products do."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtlora_jax import config
+from mtlora_jax import config, devices
 from mtlora_jax.engine.flops import macs
 from mtlora_jax.engine.mesh import batch_sharding, make_mesh
 from mtlora_jax.vision import attention_kernel
-from mtlora_jax.vision.attention import has_kernel, on_each_device, plain
+from mtlora_jax.vision.attention import attend, has_kernel, in_lanes, on_each_device, plain
 from mtlora_jax.vision.windows import Windows
 
 
@@ -48,6 +49,32 @@ def test_the_kernel_is_attention_and_so_is_its_gradient(S, windows, monkeypatch)
     kernel = jax.jit(partial(attention_kernel.attend, windows=windows, interpret=True))
     expected = gradients(partial(plain, windows=windows), qkv, bias, cotangent)
     close(gradients(kernel, qkv, bias, cotangent), expected)
+
+
+@pytest.mark.parametrize(
+    ("K", "D", "shift"),
+    [(3, 32, 3), (6, 32, 0), (8, 32, 3), (2, 256, 0)],
+    ids=["three heads in one product", "twice three", "twice four", "wider than lanes"],
+)
+def test_heads_side_by_side_are_attention_and_so_is_their_gradient(K, D, shift):
+    windows = Windows(7, shift, 0.2)
+    qkv, bias, cotangent = draw(1, 14, K, D, windows.side)
+    expected = gradients(partial(plain, windows=windows), qkv, bias, cotangent)
+    close(gradients(jax.jit(partial(in_lanes, windows=windows)), qkv, bias, cotangent), expected)
+
+
+def test_a_program_is_written_for_the_devices_of_its_mesh():
+    windows, (qkv, bias, _) = Windows(7, 3, 0.2), draw(1, 14, 3, 32, 7)
+
+    def multiplications() -> int:
+        return macs(partial(attend, windows=windows), qkv, bias)
+
+    alone = multiplications()
+    tpu = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+    with devices.traced_for(SimpleNamespace(devices=np.array([tpu]), size=1)):
+        assert (devices.on_tpu(), devices.on_nvidia()) == (True, False)
+        assert multiplications() == 3 * alone
+    assert multiplications() == alone
 
 
 def test_a_mesh_s_devices_each_attend_in_their_own_images():

@@ -73,6 +73,8 @@ def test_few_terms_are_added_up(platform):
     x, y = draw((5, 3, FEW_TERMS), (FEW_TERMS, 7))
     assert "dot_general" in kinds(jnp.matmul, x, y)
     assert "dot_general" not in kinds(rewritten(jnp.matmul, platform), x, y)
+    wide = draw((5, 3, FEW_TERMS), (FEW_TERMS, FEW_TERMS + 1))
+    assert ("dot_general" in kinds(rewritten(jnp.matmul, platform), *wide)) == (platform == "tpu")
     longer = draw((5, FEW_TERMS + 1), (FEW_TERMS + 1, 7))
     assert "dot_general" in kinds(rewritten(jnp.matmul, platform), *longer)
 

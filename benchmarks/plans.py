@@ -3,7 +3,7 @@
     python benchmarks/plans.py recipes [OUT.json]     every recipe on 8 chips of v5e, v5p and v6e
     python benchmarks/plans.py scaling [OUT.json]     Llama-2-7B at 16 rows a chip, on up to 512 chips
 
-Prints a table in Markdown. What is planned is kept in OUT (benchmarks/results/plans.json) and not planned again;
+Prints a table in Markdown. What is planned is kept in OUT (benchmarks/results/tpu_plans.json) and not planned again;
 one takes half a minute (language) to four (vision) on two cores. Needs `pip install "jax[tpu]"`, and no TPU.
 """
 
@@ -54,7 +54,7 @@ def recipes() -> Iterator[Case]:
                 yield Case(recipe, topology, WHOLE)
     for recipe in SMALL:
         for topology in EIGHT:
-            yield Case(recipe, topology, WHOLE)
+            yield Case(recipe, topology, f"{WHOLE} --dtype=bfloat16")
 
 
 def scaling() -> Iterator[Case]:
@@ -105,7 +105,7 @@ def markdown(cases: Sequence[Case], found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("recipes", "scaling"))
-    parser.add_argument("out", nargs="?", type=Path, default=ROOT / "benchmarks/results/plans.json")
+    parser.add_argument("out", nargs="?", type=Path, default=ROOT / "benchmarks/results/tpu_plans.json")
     parser.add_argument("--only", default="", help="cases whose words hold this")
     parser.add_argument("--table", action="store_true", help="print what there is, and plan nothing")
     args = parser.parse_args()

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mtlora_jax.files import read_json, write_json
+from mtlora_jax.listing import GIB
 
 ROOT = Path(__file__).parents[1]
 EIGHT = ("v5e:2x4", "v5p:2x2x2", "v6e:2x4")
-GIB = 2**30
 WHOLE, CUT = "--mesh.data=-1 --mesh.fsdp=1", "--mesh.data=1 --mesh.fsdp=-1"
 LANGUAGE = ("commonsense_llama2_7b", "commonsense_llama3_8b", "csr_mtl9_llama3_8b", "glue_llama2_7b")
 SMALL = (

@@ -6,6 +6,9 @@ from typing import Any
 MAX_LISTED = 5
 """Names that a message spells out; the rest it counts."""
 
+GIB = 2**30
+"""Bytes of a GiB, in which memory is listed."""
+
 
 def listed(names: Iterable[str], most: int = MAX_LISTED) -> str:
     """The first names, and how many more there are."""

@@ -20,9 +20,8 @@ from mtlora_jax.engine.step import finish
 from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
+from mtlora_jax.listing import GIB
 from mtlora_jax.storage import opened
-
-GIB = 2**30
 
 
 def shaped(config: Config) -> tuple[Config, Workload]:

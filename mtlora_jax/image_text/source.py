@@ -22,6 +22,7 @@ from mtlora_jax.storage import fetched
 from mtlora_jax.weights import safetensors
 from mtlora_jax.weights.hub import locate_folder
 from mtlora_jax.weights.lazy import Lazy
+from mtlora_jax.weights.named import NamedLeaves
 
 VISUAL = "visual_embedding.safetensors"
 """In the folder of a merged run, which has the added tokens: what turns pictures into tokens, its leaves by path."""
@@ -119,14 +120,6 @@ class Extended(Lazy):
         if path == WORDS:
             rows = np.random.Generator(np.random.Philox(key=[self._seed, 2])).normal(0, 0.02, rows.shape)
         return np.concatenate([leaf, rows.astype(leaf.dtype)])
-
-
-class NamedLeaves(dict):
-    """Leaves by path, and in `where` what they are from."""
-
-    def __init__(self, leaves: Mapping[str, np.ndarray], where: str):
-        super().__init__(leaves)
-        self.where = where
 
 
 def leaves_for(config: ImageTextConfig) -> Mapping[str, Any] | None:

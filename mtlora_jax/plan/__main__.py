@@ -19,9 +19,8 @@ from mtlora_jax.cli import fail_cleanly, load_config, override, split_flags
 from mtlora_jax.config import Config, Mesh
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import write_json
-from mtlora_jax.listing import text_table
+from mtlora_jax.listing import GIB, text_table
 
-GIB = 2**30
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

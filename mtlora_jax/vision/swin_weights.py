@@ -16,6 +16,7 @@ from mtlora_jax.vision.swin import Swin, SwinSpec
 from mtlora_jax.weights import mapping
 from mtlora_jax.weights.hub import read
 from mtlora_jax.weights.mapping import AS_IS, CONV, TRANSPOSED, Row, joined, layer, single
+from mtlora_jax.weights.named import NamedLeaves
 from mtlora_jax.weights.torch_pickle import CHOSEN
 
 CUBIC_A = -0.75
@@ -246,12 +247,6 @@ def load_backbone(source: str, spec: SwinSpec) -> dict[str, np.ndarray]:
     return from_state_dict(read(source)[0], spec, source)
 
 
-class NamedLeaves(dict):
-    """Leaves by path, and in `where` what they are and are from."""
-
-    where = "the base"
-
-
 def load_weights(source: str, spec: SwinSpec) -> NamedLeaves:
     """Everything a source can start a model with.
 
@@ -266,12 +261,11 @@ def load_weights(source: str, spec: SwinSpec) -> NamedLeaves:
     family, bare = recognise(tensors, source)
     whole = {} if "model" not in about else {k: x for k, x in tensors.items() if not k.startswith(BACKBONE)}
     backbone = from_state_dict({k: x for k, x in tensors.items() if k not in whole}, spec, source)
-    found = NamedLeaves(whole | {BACKBONE + path: leaf for path, leaf in backbone.items()})
     dropped = [] if whole else [key for key in bare if any(re.fullmatch(pattern, key) for pattern in DROPPABLE)]
     chosen = f" (its {about[CHOSEN]})" if CHOSEN in about else ""
     left = f", {len(dropped)} of its tensors left: {listed(dropped)}" if dropped else ""
-    found.where = f"{source}{chosen} in {family.name}'s names{left}"
-    return found
+    where = f"{source}{chosen} in {family.name}'s names{left}"
+    return NamedLeaves(whole | {BACKBONE + path: leaf for path, leaf in backbone.items()}, where)
 
 
 def from_state_dict(

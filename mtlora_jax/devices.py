@@ -6,6 +6,11 @@ from contextvars import ContextVar
 
 import jax
 
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes that examples are divided over."""
+LANES = 128
+"""Of a TPU: numbers of an array's last axis that lie, and are computed, side by side."""
+
 _TRACED: ContextVar[jax.sharding.Mesh | None] = ContextVar("mesh that a step is traced for", default=None)
 
 

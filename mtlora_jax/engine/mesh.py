@@ -9,11 +9,8 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mtlora_jax import config
-from mtlora_jax.devices import traced
+from mtlora_jax.devices import BATCH_AXES, traced
 from mtlora_jax.errors import UserError
-
-BATCH_AXES = ("data", "fsdp")
-"""Mesh axes that examples are divided over."""
 
 
 def make_mesh(sizes: config.Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:

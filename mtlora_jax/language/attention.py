@@ -1,14 +1,20 @@
 """Attention with grouped queries; causal among the tokens of one segment, or over any mask."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import PartitionSpec
 
 from mtlora_jax.adapters.methods.lora import dropout
-from mtlora_jax.devices import on_nvidia
+from mtlora_jax.devices import BATCH_AXES, LANES, on_nvidia, on_tpu, traced
+from mtlora_jax.language.sites import KEPT
 
 Drop = tuple[float, jax.Array]
 """A probability, and the key that decides."""
+BLOCK = 512
+"""Tokens that the kernel for TPUs takes at once, at most."""
 MASKED = -1e30
 """A logit that softmax turns into 0, finite so that rows without any token stay finite."""
 
@@ -59,10 +65,12 @@ class Mask:
         `[B, blocks, reach, 2 reach]`.
       reach: 0 where `allowed` tells all. Else queries and keys are the same tokens, and a token sees itself and at
         most `reach - 1` before it.
+      segments: the same by each token's segment, `[B, L]`, where `mask_of` made it of those.
     """
 
     allowed: jax.Array
     reach: int = struct.field(pytree_node=False, default=0)
+    segments: jax.Array | None = None
 
 
 def mask_of(segment_ids: jax.Array, reach: int = 0) -> Mask:
@@ -79,8 +87,8 @@ def mask_of(segment_ids: jax.Array, reach: int = 0) -> Mask:
     length = segment_ids.shape[1]
     reach = min(reach or length, length)
     if on_nvidia() or 2 * reach >= length:
-        return Mask(causal_mask(segment_ids, reach), reach)
-    return blocks_mask(segment_ids, reach)
+        return Mask(causal_mask(segment_ids, reach), reach, segment_ids)
+    return blocks_mask(segment_ids, reach).replace(segments=segment_ids)
 
 
 def blocks_mask(segment_ids: jax.Array, reach: int) -> Mask:
@@ -109,7 +117,8 @@ def _with_previous(blocks: jax.Array) -> jax.Array:
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, drop: Drop | None = None) -> jax.Array:
     """Softmax attention, the softmax in float32; keys are shared by groups of queries, and never repeated.
 
-    In half precision on an NVIDIA GPU by cuDNN's fused kernel, which never writes a matrix of L by M.
+    In half precision by one kernel that never writes a matrix of L by M: on an NVIDIA GPU cuDNN's, on a TPU JAX's own,
+    for whole rows of tokens.
 
     Args:
       q: `[B, L, K, H]`, K query heads.
@@ -121,6 +130,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, drop: Drop | No
       `[B, L, K, H]`.
     """
     B, L, K, H = q.shape
+    if drop is None and on_tpu() and has_splash(q, mask):
+        return splash(q, k, v, mask)
     if mask.allowed.ndim == 4:
         q = _blocks(q, mask.reach)
         k, v = (_with_previous(_blocks(x, mask.reach)) for x in (k, v))
@@ -149,6 +160,49 @@ def plain(q: jax.Array, k: jax.Array, v: jax.Array, allowed: jax.Array, drop: Dr
     if drop is not None:
         weights = dropout(weights, *drop)
     return jnp.einsum("bgqlm,bmgh->blgqh", weights, v).reshape(B, L, K, H)
+
+
+def has_splash(q: jax.Array, mask: Mask) -> bool:
+    """Whether a TPU's kernel takes them: half precision, the tokens of segments, whole lanes of tokens and of a head's
+    width."""
+    half = q.dtype in (jnp.bfloat16, jnp.float16)
+    return half and mask.segments is not None and q.shape[1] % LANES == 0 and q.shape[3] % LANES == 0
+
+
+def splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, interpret: bool = False) -> jax.Array:
+    """`attend` among the tokens of segments, by the kernel for TPUs that comes with JAX; a mesh's devices each run it
+    on their own examples and heads. Padding sees padding, whose states nothing reads."""
+    # Imported where needed: it takes a second.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    L, H = q.shape[1], q.shape[3]
+    size = math.gcd(L, BLOCK)
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")
+    sizes = kernels.BlockSizes(**{f"block_{name}": size for name in names}, use_fused_bwd_kernel=True)
+    seen = masks.LocalMask((L, L), (mask.reach - 1, 0), 0) if 0 < mask.reach < L else masks.CausalMask((L, L))
+
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+        run = kernels.make_splash_mha(
+            masks.MultiHeadMask([seen] * q.shape[2]),
+            block_sizes=sizes,
+            head_shards=1,
+            q_seq_shards=1,
+            residual_checkpoint_name=KEPT,
+            interpret=interpret,
+        )
+        heads_first = (x.swapaxes(1, 2) for x in (q * H**-0.5, k, v))
+        return jax.vmap(run)(*heads_first, kernels.SegmentIds(segments, segments)).swapaxes(1, 2)
+
+    mesh = traced()
+    if mesh is None:
+        return on_one_device(q, k, v, mask.segments)
+    cut = "tensor" if k.shape[2] % mesh.shape["tensor"] == 0 else None
+    heads, rows = PartitionSpec(BATCH_AXES, None, cut), PartitionSpec(BATCH_AXES)
+    run = jax.shard_map(
+        on_one_device, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False
+    )
+    return run(q, k, v, mask.segments)
 
 
 def _is_fused(q: jax.Array, k: jax.Array) -> bool:

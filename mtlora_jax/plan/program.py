@@ -139,7 +139,7 @@ class Program:
                     current = self._all[found[1]] = {}
                     if line.startswith("ENTRY"):
                         self._entry = found[1]
-            elif line.startswith("}"):
+            elif line.rstrip() == "}":  # attributes of kernels go over several lines, and some begin with one
                 current = None
             elif found := INSTRUCTION.match(line):
                 current[found[1]] = Instruction(found[1], found[3], found[2], found[4])

@@ -8,12 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from mtlora_jax.devices import on_nvidia, on_tpu, traced
-from mtlora_jax.engine.mesh import BATCH_AXES
+from mtlora_jax.devices import BATCH_AXES, LANES, on_nvidia, on_tpu, traced
 from mtlora_jax.vision.windows import Windows, from_windows, shift_mask, to_windows
-
-LANES = 128
-"""Of a TPU."""
 
 
 def attend(qkv: jax.Array, bias: jax.Array, windows: Windows) -> jax.Array:

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlora_jax.language.attention import Mask, attend, causal_mask, mask_of
+from mtlora_jax import config, devices
+from mtlora_jax.engine.mesh import batch_sharding, make_mesh
+from mtlora_jax.language import attention
+from mtlora_jax.language.attention import Mask, attend, causal_mask, has_splash, mask_of, plain, splash
 
 
 def packed(rng, rows: int, length: int, reach: int) -> jax.Array:
@@ -53,3 +56,56 @@ def test_blocks_hold_less_than_the_whole():
 def test_a_mask_never_reaches_beyond_its_row(reach):
     mask = mask_of(jnp.ones((1, 8), jnp.int32), reach)
     assert mask.reach == min(reach or 8, 8)
+
+
+def drawn(B, L, K, G, H):
+    rng = np.random.default_rng(0)
+    shapes = (B, L, K, H), (B, L, G, H), (B, L, G, H), (B, L, K, H)
+    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+
+
+def gradients(fn, q, k, v, cotangent):
+    out, pull = jax.vjp(fn, q, k, v)
+    return out, *pull(cotangent)
+
+
+@pytest.mark.parametrize("reach", [0, 100])
+def test_the_kernel_for_tpus_is_attention_and_so_is_its_gradient(reach, monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 128)
+    ids = packed(np.random.default_rng(1), 2, 256, 90)
+    assert (ids == 0).any()
+    q, k, v, cotangent = drawn(2, 256, 4, 2, 128)
+    cotangent = cotangent * (ids > 0)[:, :, None, None]  # what padding sees is nobody's
+    found = jax.jit(lambda *x: gradients(lambda q, k, v: splash(q, k, v, mask_of(ids, reach), interpret=True), *x))
+    expected = gradients(lambda q, k, v: plain(q, k, v, causal_mask(ids, reach)), q, k, v, cotangent)
+    out, *of_inputs = found(q, k, v, cotangent)
+    np.testing.assert_allclose(out[ids > 0], expected[0][ids > 0], rtol=1e-5, atol=1e-5)
+    for x, y in zip(of_inputs, expected[1:], strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("G", [2, 1])
+def test_a_mesh_s_devices_each_attend_in_their_own_rows_and_heads(G):
+    mesh = make_mesh(config.Mesh(data=2, fsdp=2, tensor=2))
+    q, k, v, _ = drawn(4, 128, 2, G, 128)
+    mask = mask_of(jnp.ones((4, 128), jnp.int32))
+    with devices.traced_for(mesh):
+        cut = [jax.device_put(x, batch_sharding(mesh)) for x in (q, k, v)]
+        found = jax.jit(lambda q, k, v: splash(q, k, v, mask, interpret=True))(*cut)
+    np.testing.assert_allclose(found, plain(q, k, v, mask.allowed), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "L", "H", "has"),
+    [
+        ("bfloat16", 256, 128, True),
+        ("float32", 256, 128, False),
+        ("bfloat16", 200, 128, False),
+        ("bfloat16", 256, 64, False),
+    ],
+)
+def test_which_attention_a_tpu_has_a_kernel_for(dtype, L, H, has):
+    mask = mask_of(jnp.ones((2, L), jnp.int32), 100)
+    q = jax.ShapeDtypeStruct((2, L, 4, H), dtype)
+    assert has_splash(q, mask) == has
+    assert not has_splash(q, mask.replace(segments=None))

@@ -133,7 +133,9 @@ HloModule jit_step, is_scheduled=true
 
 ENTRY %main (x.0: f32[4,8,128]) -> f32[1,8,128] {
   %x.0 = f32[4,8,128]{2,1,0:T(8,128)} parameter(0)
-  %near = f32[4,8,128]{2,1,0:T(8,128)S(1)} custom-call()
+  %near = f32[4,8,128]{2,1,0:T(8,128)S(1)} custom-call(), frontend_attributes={kernel_metadata={
+ "block": 256
+}}, backend_config={}
   %slice.0 = ((f32[4,8,128]{2,1,0:T(8,128)}), f32[1,8,128]{2,1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x.0)
   %slice.1 = f32[1,8,128]{2,1,0:T(8,128)S(1)} slice-done(%slice.0)
   %copy.0 = (f32[1,8,128]{2,1,0:T(8,128)}, f32[1,8,128]{2,1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%slice.1)
@@ -144,6 +146,7 @@ ENTRY %main (x.0: f32[4,8,128]) -> f32[1,8,128] {
 """
 
 
+# Attributes of a kernel go over several lines.
 def test_of_what_is_copied_the_parts_that_lie_in_memory_count():
     part = 8 * 128 * 4
     assert Program(COPIES, MESH).hbm_bytes() == part + part + 2 * part + 2 * part

@@ -178,8 +178,9 @@ def splash(q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask, interpret: bool
 
     L, H = q.shape[1], q.shape[3]
     size = math.gcd(L, BLOCK)
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")
-    sizes = kernels.BlockSizes(**{f"block_{name}": size for name in names}, use_fused_bwd_kernel=True)
+    # Two kernels for the backward pass: in one, each block of keys writes a gradient of all queries.
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    sizes = kernels.BlockSizes(**{f"block_{name}": size for name in names})
     seen = masks.LocalMask((L, L), (mask.reach - 1, 0), 0) if 0 < mask.reach < L else masks.CausalMask((L, L))
 
     def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:

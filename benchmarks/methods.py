@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs.text_mtl_lora import get_config as microworld
 from configs.text_smollm2 import get_config as smollm2
+from mtlora_jax.cli import fail_cleanly
 from mtlora_jax.domains import workload_of
 from mtlora_jax.engine import process
 from mtlora_jax.engine.loop import train
@@ -137,7 +138,7 @@ def outputs(path: Path) -> dict[str, Counter[str]]:
 
 
 def constant(base: TextConfig, test: Path) -> Right:
-    """What is right by chance of the answer that a task's training rows have most often."""
+    """What is right if every answer is the one that a task's training rows have most often."""
     often = {task: of.most_common(1)[0][0] for task, of in outputs(Path(base.data.train)).items()}
     right = dict.fromkeys(often, "")
     for line in test.read_text().splitlines():
@@ -237,6 +238,7 @@ def single_task(base: TextConfig, out: Path, asked: argparse.Namespace) -> dict[
     return {"rate": "each its own", "validation": {}, "right": right, "parameters": size}
 
 
+@fail_cleanly()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("microworld", "smollm2"))

@@ -253,6 +253,8 @@ def main() -> None:
     args = parser.parse_args()
     args.choosing = args.choosing or args.seeds
     lacking = [split for split in SPLITS if not Path(args.data or "", f"{split}.jsonl").is_file()]
+    if args.what == "microworld" and args.data:
+        parser.error("microworld makes its own rows: leave --data out")
     if args.what == "smollm2" and lacking:
         parser.error(f"smollm2 needs --data FOLDER with {' and '.join(f'{split}.jsonl' for split in lacking)}")
     process.prepare()

@@ -8,7 +8,7 @@ papers, can be differentiated in every direction, and gains in all methods, head
   operand belongs on the left.
 - A product over very few terms, such as a task's rank of 4, is sums of products that the compiler fuses into what reads
   it; as a matrix product its result is written, and read again. On a TPU only where the result is as narrow: of wide
-  ones every term may be laid out anew for what reads it (two stages of MTLoRA, planned: 13.8 GiB of traffic to 9.5).
+  ones every term may be laid out anew for what reads it (two stages of MTLoRA, planned: 13.7 GiB of traffic to 9.4).
 - The gradient of a table of few rows, such as tasks' mixtures, adds up what many tokens read from each. As a
   scatter, a GPU does so one token after the other: 1.2 ms for 4,096 tokens of 4 tasks, and four projections a layer.
 - A sum over a leading axis of few entries, the task streams', takes the CPU backend ten times as long as adding them.

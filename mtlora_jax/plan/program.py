@@ -266,7 +266,7 @@ class Program:
                 total += self._reads_of(fused, user.name, whole)
             elif inner is not None:
                 total += sum(self._reads(inner, i, whole) for i, of in enumerate(user.operands) if of == name)
-            elif user.kind == "dynamic-slice" and user.operands[0] == name:
+            elif user.kind in SLICES and user.operands[0] == name:
                 total += hbm_of(user.shapes)
             elif user.kind != "dynamic-update-slice" or user.operands[0] != name:
                 return whole

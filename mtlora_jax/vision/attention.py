@@ -25,8 +25,10 @@ def attend(qkv: jax.Array, bias: jax.Array, windows: Windows) -> jax.Array:
     Returns:
       `[B, S, S, K D]`.
     """
+    if on_tpu():
+        return in_lanes(qkv, bias, windows)
     if not (on_nvidia() and has_kernel(qkv, windows)):
-        return (in_lanes if on_tpu() else plain)(qkv, bias, windows)
+        return plain(qkv, bias, windows)
     # Imported where needed: it takes a second.
     from mtlora_jax.vision import attention_kernel
 

@@ -128,8 +128,15 @@ def test_what_lies_in_memory_has_whole_tiles_and_is_not_on_the_chip():
     assert hbm_of("f32[4]{0:T(2,128)}") == 2 * 128 * 4
 
 
+# With a kernel whose attributes go over several lines.
 COPIES = """\
 HloModule jit_step, is_scheduled=true
+
+%part (p.0: f32[4,8,128]) -> f32[1,8,128] {
+  %p.0 = f32[4,8,128]{2,1,0:T(8,128)} parameter(0)
+  %slice.4 = f32[1,8,128]{2,1,0:T(8,128)} slice(%p.0), slice={[1:2]}
+  ROOT %negative = f32[1,8,128]{2,1,0:T(8,128)} negate(%slice.4)
+}
 
 ENTRY %main (x.0: f32[4,8,128]) -> f32[1,8,128] {
   %x.0 = f32[4,8,128]{2,1,0:T(8,128)} parameter(0)
@@ -141,12 +148,12 @@ ENTRY %main (x.0: f32[4,8,128]) -> f32[1,8,128] {
   %copy.0 = (f32[1,8,128]{2,1,0:T(8,128)}, f32[1,8,128]{2,1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%slice.1)
   %copy.1 = f32[1,8,128]{2,1,0:T(8,128)} copy-done(%copy.0)
   %slice.2 = f32[2,8,128]{2,1,0:T(8,128)} slice(%near), slice={[0:2]}
+  %fused = f32[1,8,128]{2,1,0:T(8,128)S(1)} fusion(%x.0), kind=kLoop, calls=%part
   ROOT %slice.3 = f32[1,8,128]{2,1,0:T(8,128)} slice(%x.0), slice={[0:1]}
 }
 """
 
 
-# Attributes of a kernel go over several lines.
 def test_of_what_is_copied_the_parts_that_lie_in_memory_count():
     part = 8 * 128 * 4
-    assert Program(COPIES, MESH).hbm_bytes() == part + part + 2 * part + 2 * part
+    assert Program(COPIES, MESH).hbm_bytes() == part + part + 2 * part + part + 2 * part

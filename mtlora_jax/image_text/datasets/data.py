@@ -10,6 +10,7 @@ from mtlora_jax.errors import UserError
 from mtlora_jax.image_text.datasets import captions, gqa, nlvr, vqa
 from mtlora_jax.image_text.datasets.features import Features, Files, Records
 from mtlora_jax.image_text.datasets.questions import Question
+from mtlora_jax.input.by_task import check_found, check_tasks, first_of_each
 from mtlora_jax.storage import fetched
 
 READERS = {"vqa": vqa.read, "gqa": gqa.read, "nlvr": nlvr.read, "caption": captions.read}
@@ -51,15 +52,12 @@ class Data:
           UserError: see `questions`; or a task has none.
         """
         found = self.questions(split, tasks)
-        for task in tasks:
-            if not any(question.task == task for question in found):
-                raise UserError(f"tasks.{task}: the {split} split has no questions of it")
-        return [question for task in tasks for question in found if question.task == task]
+        check_found(found, tasks, split)
+        return first_of_each(found, tasks, 0)
 
     def evaluated(self, questions: Sequence[Question], tasks: Sequence[str]) -> list[Question]:
         """The held-out questions that evaluation during training reads, by task."""
-        by_task = [[question for question in questions if question.task == task] for task in tasks]
-        return [q for of in by_task for q in (of[: self.val_length] if self.val_length else of)]
+        return first_of_each(questions, tasks, self.val_length)
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,7 @@ class PublishedData(Data):
         root = fetched(self.root)
         if not root.is_dir():
             raise UserError(f"data.root: there is no folder {root}; it should hold vqa, GQA, nlvr and COCO")
-        if unknown := [task for task in tasks if task not in READERS]:
-            raise UserError(f"tasks.{unknown[0]}: the published sets are of {', '.join(READERS)}")
+        check_tasks(tasks, READERS, "PublishedData")
         return [q for task in tasks for q in READERS[task](root, split if split == "train" else self.held_out)]
 
     def features(self, split: str) -> Features:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mtlora_jax.errors import UserError
+from mtlora_jax.input.by_task import check_found, first_of_each
 from mtlora_jax.language.rows import Row
 from mtlora_jax.weights.hub import shipped
 
@@ -42,12 +43,9 @@ class Data:
           UserError: see `rows`; or a task has no rows.
         """
         found = self.rows(split, tasks)
-        for task in tasks:
-            if not any(row.task == task for row in found):
-                raise UserError(f"tasks.{task}: the {split} split has no rows of it")
+        check_found(found, tasks, split)
         return found
 
     def evaluated(self, rows: Sequence[Row], tasks: Sequence[str]) -> list[Row]:
         """The held-out rows that evaluation during training reads, by task."""
-        by_task = [[row for row in rows if row.task == task] for task in tasks]
-        return [row for of in by_task for row in (of[: self.val_length] if self.val_length else of)]
+        return first_of_each(rows, tasks, self.val_length)

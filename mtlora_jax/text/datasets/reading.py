@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlora_jax.errors import UserError
+from mtlora_jax.input.by_task import check_tasks
 from mtlora_jax.language.rows import Row
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.microworld.facts import COLOURS, HOMES, IN_FIRE, RELATIONS, World
@@ -73,8 +73,7 @@ class ReadingData(Data):
     val_length: int = 64
 
     def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
-        if unknown := [task for task in tasks if task not in TASKS]:
-            raise UserError(f"tasks.{unknown[0]}: there are only {', '.join(TASKS)} to read about")
+        check_tasks(tasks, TASKS, "ReadingData")
         length = self.train_length if split == "train" else self.val_length
         return [row(task, split, index) for task in tasks for index in range(length)]
 

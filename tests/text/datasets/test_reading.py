@@ -67,7 +67,7 @@ def test_answers_are_spread_over_all_that_may_be():
 
 
 def test_another_task_is_refused():
-    with pytest.raises(UserError, match=r"tasks\.boolq: there are only colour, home, check, fire"):
+    with pytest.raises(UserError, match=r"tasks\.boolq: ReadingData has only colour, home, check, fire"):
         ReadingData().rows("train", ["boolq"])
 
 

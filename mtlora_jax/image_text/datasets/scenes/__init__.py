@@ -17,6 +17,7 @@ from mtlora_jax.image_text.datasets.scenes.facts import facts_of
 from mtlora_jax.image_text.tasks.nlvr import WORDS
 from mtlora_jax.images.scenes.sample import world_of
 from mtlora_jax.images.scenes.view import View
+from mtlora_jax.input.by_task import check_tasks
 
 PURPOSES = ("vqa", "gqa", "nlvr", "caption")
 ENCODED = 32
@@ -41,8 +42,7 @@ class ScenesData(Data):
     encoder: str = "scenes_nano"
 
     def questions(self, split: str, tasks: Sequence[str]) -> list[Question]:
-        if unknown := [task for task in tasks if task not in MAKERS]:
-            raise UserError(f"tasks.{unknown[0]}: scenes are asked about by {', '.join(MAKERS)}")
+        check_tasks(tasks, MAKERS, "ScenesData")
         if self.train_images < 2 or self.val_images < 2:
             raise UserError("data: train_images and val_images must be at least 2, statements are about pairs")
         return [q for task in tasks for i in range(self._images(split)) for q in MAKERS[task](self, split, i)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mtlora_jax.errors import UserError
+from mtlora_jax.input.by_task import check_tasks
 from mtlora_jax.language.rows import Row
 from mtlora_jax.text.datasets.data import Data
 from mtlora_jax.text.datasets.microworld.facts import World
@@ -36,8 +36,7 @@ class MicroworldData(Data):
     world: int = 0
 
     def rows(self, split: str, tasks: Sequence[str]) -> list[Row]:
-        if unknown := [task for task in tasks if task not in FAMILIES]:
-            raise UserError(f"tasks.{unknown[0]}: the micro-world has only {', '.join(FAMILIES)}")
+        check_tasks(tasks, FAMILIES, "the micro-world")
         length = self.train_length if split == "train" else self.val_length
         return [row for task in tasks for row in rows(task, split, length, World(self.world))]
 

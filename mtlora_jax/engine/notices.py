@@ -9,7 +9,7 @@ import numpy as np
 
 from mtlora_jax.config import Config, from_json
 from mtlora_jax.engine.checkpoint import Checkpoints
-from mtlora_jax.engine.hosts import gathered
+from mtlora_jax.engine.hosts import each, gathered
 from mtlora_jax.engine.log import Log
 from mtlora_jax.engine.optim import schedule
 from mtlora_jax.errors import UserError
@@ -70,10 +70,12 @@ def report(log: Log, step: int, metrics: Mapping, batch: Mapping, batches: Batch
     if bad and not alive:
         tasks = [name.removeprefix("loss/") for name in bad if name.startswith("loss/")]
         labels = batch.get("labels", {})
-        strange = [task for task in tasks if task in labels and not np.isfinite(labels[task]).all()]
+        finite = [task not in labels or bool(np.isfinite(labels[task]).all()) for task in tasks]
+        strange = [task for task, *of in zip(tasks, *map(list, each(bytes(finite))), strict=True) if not all(of)]
         blame = f"labels of {', '.join(strange)} hold numbers that are not" if strange else "the predictions are not"
         ids = gathered(ids)
-        sources = [batches.source(int(i)) for i in ids.ravel() if i >= 0]
+        ids = ids[ids >= 0]  # where a packed row has fewer examples than another, -1 stands
+        sources = [batches.source(int(i)) for i in ids]
         what = f"the loss of {', '.join(tasks)}" if tasks else ", ".join(bad)
         raise NotFinite(f"step {step}: {what} is not finite: {blame}, examples {ids.tolist()}, {listed(sources)}")
     log.step(step, values, ids.tolist())

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import line
 import numpy as np
 import pytest
 from processes import Hosts
@@ -50,6 +51,12 @@ def leaves(workdir: Path) -> dict:
     return json.loads((workdir / "checkpoints" / str(step) / "meta" / "metadata").read_text())["leaves"]
 
 
+def example(row: int, step: int = 0) -> int:
+    """The id of one of the examples that a step, counted from 0, trains on."""
+    batches = line.make_workload(line.LineConfig()).train_batches(8)
+    return int(batches.batch(0, step, [row])["id"][0])
+
+
 def wait_for(workdir: Path, step: int) -> None:
     """Until a step's checkpoint is there."""
     for _ in range(600):
@@ -81,10 +88,7 @@ def test_several_processes_end_where_one_does(lines, tmp_path, count):
 def test_a_file_that_one_cannot_read_ends_all_with_its_line(lines, tmp_path):
     folder, workdir = tmp_path / "data", tmp_path / "w"
     folder.mkdir()
-    import line
-
-    batches = line.make_workload(line.LineConfig()).train_batches(8)
-    (folder / "broken").write_text(str(int(batches.batch(0, 3, [5])["id"][0])))
+    (folder / "broken").write_text(str(example(row=5, step=3)))
     started = time.monotonic()
     codes, _, err = lines(2, workdir, root=str(folder), train={"steps": 6, "checkpoint_every": 1}).end()
     assert codes == [2, 2], err
@@ -102,13 +106,14 @@ def test_a_file_that_one_cannot_read_ends_all_with_its_line(lines, tmp_path):
 
 def test_a_loss_that_is_not_finite_names_the_examples_of_all(lines, tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "nan").write_text(" ".join(map(str, range(64))))
+    (tmp_path / "data" / "nan").write_text(str(example(row=5)))  # which process 1 reads, and not process 0
     codes, _, err = lines(2, tmp_path / "w", root=str(tmp_path / "data")).end()
     assert codes == [2, 2], err
-    line = next(line for line in err[0].splitlines() if line.startswith("error:"))
-    assert "step 1: the loss of line is not finite: labels of line hold numbers that are not" in line
-    ids = json.loads(line[line.index("[") : line.index("]") + 1])
+    said = next(of for of in err[0].splitlines() if of.startswith("error:"))
+    assert "step 1: the loss of line is not finite: labels of line hold numbers that are not" in said
+    ids = json.loads(said[said.index("[") : said.index("]") + 1])
     assert len(ids) == 8
+    assert example(row=5) in ids
 
 
 def test_a_signal_to_one_saves_and_stops_all_at_the_same_step(lines, tmp_path):

@@ -1,5 +1,6 @@
 """Strict numerics for every test: eight CPU devices, no silent rank promotion, full matmul precision."""
 
+import gc
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,6 +19,9 @@ os.environ["XLA_FLAGS"] = " ".join(
 import jax
 import pytest
 
+from mtlora_jax.engine.process import COLLECTED
+
+gc.set_threshold(*COLLECTED)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")

@@ -54,49 +54,59 @@ def rewritten(fn: Callable, platform: str) -> Callable:
 
 def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, platform: str) -> list:
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+    kept: list[Any] = []
 
     def read(var: Any) -> Any:
         return var.val if isinstance(var, Literal) else values[var]
 
+    def evaluate_kept() -> None:
+        """Equations that stay, together: JAX takes long to begin with each alone."""
+        made = dict.fromkeys(var for eqn in kept for var in eqn.outvars)
+        needed = dict.fromkeys(
+            var for eqn in kept for var in eqn.invars if not isinstance(var, Literal) and var not in made
+        )
+        alone = jaxpr.replace(constvars=[], invars=list(needed), outvars=list(made), eqns=kept.copy())
+        outputs = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*map(read, needed))
+        values.update(zip(made, outputs, strict=True))
+        kept.clear()
+
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "scan":
             eqn = eqn.replace(params={**eqn.params, "jaxpr": _body(eqn.params["jaxpr"], platform)})
-        inputs = [read(var) for var in eqn.invars]
+        write = _other_way(eqn, platform)
+        if write is None:
+            kept.append(eqn)
+            continue
+        evaluate_kept()
         # Names go along, so that a profile tells where in the model an operation comes from.
         name = str(eqn.source_info.name_stack)
         with jax.named_scope(name) if name else contextlib.nullcontext():
-            outputs = _written(eqn, inputs, platform)
-        if outputs is None:
-            variables = [i for i, var in enumerate(eqn.invars) if not isinstance(var, Literal)]
-            names = [eqn.invars[i] for i in variables]
-            alone = jaxpr.replace(constvars=[], invars=names, outvars=eqn.outvars, eqns=[eqn])
-            outputs = jaxpr_as_fun(ClosedJaxpr(alone, ()))(*(inputs[i] for i in variables))
-        values.update(zip(eqn.outvars, outputs, strict=True))
+            values.update(zip(eqn.outvars, write(*map(read, eqn.invars)), strict=True))
+    evaluate_kept()
     return [read(var) for var in jaxpr.outvars]
 
 
-def _written(eqn: Any, inputs: list, platform: str) -> list | None:
-    """An equation's outputs, written in another way; None where it stays."""
-    kind, params = eqn.primitive.name, eqn.params
+def _other_way(eqn: Any, platform: str) -> Callable[..., Sequence] | None:
+    """`inputs -> outputs` of an equation, written in another way; None where it stays."""
+    kind, params, avals = eqn.primitive.name, eqn.params, [var.aval for var in eqn.invars]
     if kind in ("jit", "pjit"):
         inner = params["jaxpr"]
-        return _evaluate(inner.jaxpr, inner.consts, inputs, platform)
+        return lambda *inputs: _evaluate(inner.jaxpr, inner.consts, inputs, platform)
     if kind in CHECKPOINT and not params["prevent_cse"]:
-        return _evaluate(params["jaxpr"], (), inputs, platform)
+        return lambda *inputs: _evaluate(params["jaxpr"], (), inputs, platform)
     if kind == "dot_general":
-        x, y = inputs
-        out = eqn.outvars[0].aval
-        few = _terms(x, params["dimension_numbers"]) <= FEW_TERMS
+        out, dimension_numbers = eqn.outvars[0].aval, params["dimension_numbers"]
+        few = _terms(avals[0], dimension_numbers) <= FEW_TERMS
         if few and (platform != "tpu" or out.shape[-1:] <= (FEW_TERMS,)):
-            return [_sum_of_products(x, y, out, params["dimension_numbers"])]
-        if platform == "cpu" and _belongs_right(x, y, params["dimension_numbers"]):
-            return [_exchanged(x, y, **params)]
-    if kind == "scatter-add" and _adds_to_few_rows(*inputs, **params):
-        return [_sums_of_rows(*inputs)]
+            return lambda x, y: [_sum_of_products(x, y, out, dimension_numbers)]
+        if platform == "cpu" and _belongs_right(*avals, dimension_numbers):
+            return lambda x, y: [_exchanged(x, y, **params)]
+    if kind == "scatter-add" and _adds_to_few_rows(*avals, **params):
+        return lambda *inputs: [_sums_of_rows(*inputs)]
     if kind == "reduce_sum" and platform == "cpu" and tuple(params["axes"]) == (0,):
-        x = inputs[0]
+        x = avals[0]
         if x.ndim > 2 and 1 < x.shape[0] <= FEW_STREAMS:
-            return [reduce(add, list(x))]
+            return lambda x: [reduce(add, list(x))]
     return None
 
 
@@ -109,7 +119,7 @@ def _body(body: ClosedJaxpr, platform: str) -> ClosedJaxpr:
     return jax.make_jaxpr(run)(*body.in_avals)
 
 
-def _terms(x: jax.Array, dimension_numbers: Any) -> int:
+def _terms(x: Any, dimension_numbers: Any) -> int:
     (contracted, _), _ = dimension_numbers
     return math.prod(x.shape[axis] for axis in contracted)
 
@@ -133,11 +143,11 @@ def _sum_of_products(x: jax.Array, y: jax.Array, out: Any, dimension_numbers: An
     return reduce(add, products).astype(out.dtype)
 
 
-def _adds_to_few_rows(table: jax.Array, indices: jax.Array, added: jax.Array, **params: Any) -> bool:
+def _adds_to_few_rows(table: Any, indices: Any, added: Any, **params: Any) -> bool:
     """Whether whole rows are added, those out of range to none, and the table has few."""
     dims, row, before = params["dimension_numbers"], table.shape[1:], added.ndim - table.ndim + 1
     return (
-        len(table) <= FEW_ROWS
+        table.shape[0] <= FEW_ROWS
         and jnp.issubdtype(table.dtype, jnp.floating)
         and dims.inserted_window_dims == dims.scatter_dims_to_operand_dims == (0,)
         and not dims.operand_batching_dims
@@ -154,7 +164,7 @@ def _sums_of_rows(table: jax.Array, indices: jax.Array, added: jax.Array) -> jax
     return table + jnp.where(own, added[None], 0).sum(1)
 
 
-def _belongs_right(x: jax.Array, y: jax.Array, dimension_numbers: Any) -> bool:
+def _belongs_right(x: Any, y: Any, dimension_numbers: Any) -> bool:
     """Whether the left operand is contracted along its rows, and is the larger one."""
     (contracted, _), (batch, _) = dimension_numbers
     rows = [axis for axis in range(x.ndim) if axis not in batch]

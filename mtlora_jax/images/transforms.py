@@ -191,11 +191,11 @@ def _transform_image(image, resample, preset):
 def _transform_label(label, rule: LabelTransform, augmentation, resample, preset):
     dtype = label.dtype
     label = label.astype(np.float64 if preset.float64 else dtype, copy=True)
-    known = rule.where_known(label)
+    known = rule.where_known(label) if preset.void_border else None
     label = rule.settle(resample(rule.augment(label, augmentation, preset), cubic=rule.cubic))
-    if preset.void_border:
+    if known is not None:
         label[resample(known.astype(np.uint8), cubic=False) == 0] = rule.void
-    return label.astype(dtype)
+    return label.astype(dtype, copy=False)
 
 
 def _resample(pixels, *, cubic, augmentation, warp, size):

@@ -2,13 +2,13 @@
 
 They are what they look like: palette png, MATLAB structs, npy and jpg.
 
-    python -m mtlora_jax.testing.published_layouts pascal DIR      (or nyud)
+    python -m mtlora_jax.testing.published_layouts pascal DIR [--train 4] [--val 2] [--scale 1]      (or nyud)
 
 Images are landscape and portrait in turn, as real ones are; people and their absence both occur. Normals point with
 y down, as the published augmentation takes them to.
 """
 
-import sys
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -29,14 +29,15 @@ UNKNOWN_ID = 1
 """Classes of `LabelMap`: one whose normals count, and one whose don't."""
 
 
-def write_pascal(root: str | Path, train: int = 4, val: int = 2, seed: int = 0) -> Path:
-    """Writes `PASCAL_MT`: every second segmentation lies in `VOC12`, the others in `pascal-context`."""
+def write_pascal(root: str | Path, train: int = 4, val: int = 2, seed: int = 0, scale: int = 1) -> Path:
+    """Writes `PASCAL_MT`: every second segmentation lies in `VOC12`, the others in `pascal-context`. At a scale of 8
+    images are as large as published ones."""
     import scipy.io
 
     root = Path(root)
     for split, length in {"train": train, "val": val}.items():
         ids = []
-        for index, example in enumerate(_scenes(split, length, seed)):
+        for index, example in enumerate(_scenes(split, length, seed, scale)):
             labels, name = example["labels"], f"2008_{split}{index:03d}"
             ids.append(name)
             _jpg(root / f"JPEGImages/{name}.jpg", example["image"])
@@ -50,12 +51,12 @@ def write_pascal(root: str | Path, train: int = 4, val: int = 2, seed: int = 0) 
     return root
 
 
-def write_nyud(root: str | Path, train: int = 4, val: int = 2, seed: int = 0) -> Path:
+def write_nyud(root: str | Path, train: int = 4, val: int = 2, seed: int = 0, scale: int = 1) -> Path:
     """Writes `NYUD_MT`; unknown depth and normals are 0, as unknown classes."""
     root, number = Path(root), 0
     for split, length in {"train": train, "val": val}.items():
         ids = []
-        for example in _scenes(split, length, seed):
+        for example in _scenes(split, length, seed, scale):
             labels, number = example["labels"], number + 1
             name = f"{number:04d}"
             ids.append(name)
@@ -91,10 +92,10 @@ def write_folder(root: str | Path, tasks: Sequence[str], train: int = 4, val: in
     return root
 
 
-def _scenes(split: str, length: int, seed: int):
-    source = Scenes(max(map(max, SIZES)), length=length, split=split, seed=seed)
+def _scenes(split: str, length: int, seed: int, scale: int = 1):
+    source = Scenes(scale * max(map(max, SIZES)), length=length, split=split, seed=seed)
     for index in range(length):
-        rows, columns = SIZES[index % len(SIZES)]
+        rows, columns = (scale * size for size in SIZES[index % len(SIZES)])
         example = source[index]
         crop = {task: label[-rows:, :columns] for task, label in example["labels"].items()}
         yield {"image": example["image"][-rows:, :columns], "labels": crop}
@@ -184,6 +185,11 @@ def _mat(path: Path, io, variables: dict) -> None:
 WRITERS = {"pascal": write_pascal, "nyud": write_nyud}
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] not in WRITERS:
-        raise SystemExit(f"usage: python -m mtlora_jax.testing.published_layouts {'|'.join(WRITERS)} DIR")
-    print("wrote", WRITERS[sys.argv[1]](sys.argv[2]))
+    parser = argparse.ArgumentParser(prog="python -m mtlora_jax.testing.published_layouts")
+    parser.add_argument("layout", choices=WRITERS)
+    parser.add_argument("dir")
+    parser.add_argument("--train", type=int, default=4, help="images")
+    parser.add_argument("--val", type=int, default=2, help="images")
+    parser.add_argument("--scale", type=int, default=1, help="1 for images of 48 by 64 pixels, 8 for 384 by 512")
+    given = parser.parse_args()
+    print("wrote", WRITERS[given.layout](given.dir, given.train, given.val, scale=given.scale))

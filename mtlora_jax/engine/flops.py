@@ -55,8 +55,8 @@ class Work:
 def macs(fn: Callable, *args) -> int:
     """Multiply-accumulates of matrix products and convolutions on the way to `fn`'s outputs.
 
-    Dead code is left out, as a compiler would; a loop's body is counted once for every turn, a kernel of our own by its
-    estimate.
+    Dead code is left out, as a compiler would; a loop's body is counted once for every turn, a kernel by its own
+    estimate, or for every turn of its grid where it has none.
 
     Args:
       *args: arrays or `jax.ShapeDtypeStruct`s.
@@ -83,6 +83,20 @@ def _own(eqn) -> int:
         kernel = eqn.invars[1].aval.shape
         out_features = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
         return math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
-    if eqn.primitive.name == "pallas_call" and eqn.params["cost_estimate"] is not None:
-        return eqn.params["cost_estimate"].flops // 2
+    if eqn.primitive.name == "pallas_call":
+        estimate, grid = eqn.params["cost_estimate"], eqn.params["grid_mapping"].grid
+        return math.prod(grid) * _in_turn(eqn.params["jaxpr"]) if estimate is None else estimate.flops // 2
     return 0
+
+
+def _in_turn(jaxpr: Jaxpr) -> int:
+    """Of one turn of a kernel, the dearest branch taken."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "cond":
+            total += max(_in_turn(branch.jaxpr) for branch in eqn.params["branches"])
+        elif eqn.primitive.name in ("scan", "jit", "pjit"):
+            total += eqn.params.get("length", 1) * _in_turn(eqn.params["jaxpr"].jaxpr)
+        else:
+            total += _own(eqn)
+    return total

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlora_jax import config, devices
+from mtlora_jax.engine.flops import macs
 from mtlora_jax.engine.mesh import batch_sharding, make_mesh
 from mtlora_jax.language import attention
 from mtlora_jax.language.attention import Mask, attend, causal_mask, has_splash, mask_of, plain, splash
@@ -82,6 +83,21 @@ def test_the_kernel_for_tpus_is_attention_and_so_is_its_gradient(reach, monkeypa
     np.testing.assert_allclose(out[ids > 0], expected[0][ids > 0], rtol=1e-5, atol=1e-5)
     for x, y in zip(of_inputs, expected[1:], strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+def test_multiplications_of_the_kernel_are_counted(monkeypatch):
+    """By blocks of 128: of a row of 512 tokens that each see 100, a block sees itself and the one before."""
+    monkeypatch.setattr(attention, "BLOCK", 128)
+    q, k, v, cotangent = drawn(2, 512, 4, 2, 128)
+    ids = jnp.ones((2, 512), jnp.int32)
+
+    def kernel(q, k, v):
+        return splash(q, k, v, mask_of(ids, 100), interpret=True)
+
+    # Forward 2 products; backward 4 for keys and values, 3 for queries, and each output times its cotangent.
+    of_pairs = 2 * 4 * (512 * 2 * 128) * 128
+    assert macs(kernel, q, k, v) == 2 * of_pairs
+    assert macs(lambda *x: gradients(kernel, *x), q, k, v, cotangent) == 9 * of_pairs + q.size
 
 
 @pytest.mark.parametrize("G", [2, 1])

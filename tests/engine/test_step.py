@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from recording import recording
 
 from mtlora_jax.config import Mesh
 from mtlora_jax.engine import tables
@@ -25,18 +26,6 @@ CONFIG = tiny.config()
 TASKS = tuple(CONFIG.tasks)
 BATCH = tiny.batch(CONFIG)
 EIGHT, ONE = make_mesh(Mesh()), make_mesh(Mesh(data=1), jax.devices()[:1])
-
-
-def recording(optimizer):
-    """The optimizer, with the gradients that it was given kept in its state."""
-
-    def update(grads, state, params=None, **extra):
-        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
-        return updates, {"grads": grads, "inner": inner}
-
-    return optax.GradientTransformationExtraArgs(
-        lambda params: {"grads": jax.tree.map(jnp.zeros_like, params), "inner": optimizer.init(params)}, update
-    )
 
 
 def arrays(tree):

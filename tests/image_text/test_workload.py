@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from recording import recording
 
 from mtlora_jax.cli import load_config
 from mtlora_jax.config import Mesh
@@ -109,25 +110,15 @@ def test_scores_do_not_depend_on_the_batch_size(workload, weights):
     assert all(np.isfinite(constant[task][workload.objectives[task].score]) for task in TASKS)
 
 
-def keeping(optimizer):
-    """An optimizer's functions, with the gradients it was given kept in its state."""
-
-    def update(grads, state, params=None, **extra):
-        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
-        return updates, {"grads": grads, "inner": inner}
-
-    return lambda params: {"grads": jax.tree.map(np.zeros_like, params), "inner": optimizer.init(params)}, update
-
-
 @pytest.mark.slow
 def test_meshes_agree_with_one_device(workload):
     batch, results = batch_of(workload), []
     for sizes in (Mesh(data=1), Mesh(data=2, fsdp=2, tensor=2)):
         mesh = ONE if sizes == Mesh(data=1) else make_mesh(sizes)
         begun = start(workload, CONFIG, mesh)
-        recording = optax.GradientTransformationExtraArgs(*keeping(begun.optimizer))
-        step = make_train_step(workload, recording, begun.learning_rate, 0, mesh)
-        state = begun.state.replace(opt_state=keeping(begun.optimizer)[0](begun.state.trainable))
+        optimizer = recording(begun.optimizer)
+        step = make_train_step(workload, optimizer, begun.learning_rate, 0, mesh)
+        state = begun.state.replace(opt_state=optimizer.init(begun.state.trainable))
         after, metrics = step(state, begun.frozen, put_batch(batch, mesh))
         cut = [not leaf.sharding.is_fully_replicated for leaf in tables.flatten(begun.frozen).values()]
         assert any(cut) == (sizes.fsdp > 1)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from recording import recording
 from small_text import CONFIG, TASKS
 
 from mtlora_jax.config import Mesh
@@ -101,10 +102,10 @@ def test_meshes_agree_with_one_device(method):
         devices = jax.devices()[:1] if sizes == one else None
         mesh = make_mesh(sizes, devices)
         begun = start(workload, config, mesh)
-        recording = optax.GradientTransformationExtraArgs(*keeping(begun.optimizer))
-        step = make_train_step(workload, recording, begun.learning_rate, 0, mesh, parts)
+        optimizer = recording(begun.optimizer)
+        step = make_train_step(workload, optimizer, begun.learning_rate, 0, mesh, parts)
         before = {path: leaf.sharding for path, leaf in tables.flatten(begun.state.trainable).items()}
-        state = begun.state.replace(opt_state=keeping(begun.optimizer)[0](begun.state.trainable))
+        state = begun.state.replace(opt_state=optimizer.init(begun.state.trainable))
         after, metrics = step(state, begun.frozen, put_batch(batch, mesh))
         assert {path: leaf.sharding for path, leaf in tables.flatten(after.trainable).items()} == before
         frozen = tables.flatten(begun.frozen).values()
@@ -131,16 +132,6 @@ def test_a_batch_in_parts_costs_no_second_forward_pass_and_the_memory_of_one():
         memory[parts] = compiled.memory_analysis().temp_size_in_bytes
     assert flops[4] < 1.05 * flops[1]
     assert memory[4] < 0.5 * memory[1]
-
-
-def keeping(optimizer):
-    """An optimizer's functions, with the gradients it was given kept in its state."""
-
-    def update(grads, state, params=None, **extra):
-        updates, inner = optimizer.update(grads, state["inner"], params, **extra)
-        return updates, {"grads": grads, "inner": inner}
-
-    return lambda params: {"grads": jax.tree.map(np.zeros_like, params), "inner": optimizer.init(params)}, update
 
 
 @pytest.fixture(scope="module")

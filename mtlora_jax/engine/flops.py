@@ -56,7 +56,7 @@ def macs(fn: Callable, *args) -> int:
     """Multiply-accumulates of matrix products and convolutions on the way to `fn`'s outputs.
 
     Dead code is left out, as a compiler would; a loop's body is counted once for every turn, a kernel by its own
-    estimate, or for every turn of its grid where it has none.
+    estimate, or, where it has none, for every turn of its grid, those that it skips included.
 
     Args:
       *args: arrays or `jax.ShapeDtypeStruct`s.

@@ -28,8 +28,8 @@ place of large ones, which then find none, so that in all three times as much ma
 
 
 COLLECTED = (10_000, 10, 10)
-"""After how many new objects Python looks for cycles among them. A traced program is of millions that live: by Python's
-own 700, a third of the time of tracing goes into looking."""
+"""After how many new objects Python looks for cycles among them. Most that tracing makes stay: by Python's own 700, a
+third of its time goes into looking."""
 
 
 def keep_memory() -> None:
@@ -56,8 +56,8 @@ def return_memory() -> None:
 
 
 def prepare() -> None:
-    """Keeps freed memory and compiled programs, and has libraries log nothing: what goes wrong in them is raised, and
-    told in a line, not once more by every thread."""
+    """Keeps freed memory and compiled programs, looks for garbage less often, and has libraries log nothing: what goes
+    wrong in them is raised, and told in a line, not once more by every thread."""
     keep_memory()
     gc.set_threshold(*COLLECTED)
     for library in ("absl", "asyncio"):

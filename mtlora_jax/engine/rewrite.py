@@ -77,12 +77,14 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence, args: Sequence, platform: str) -> 
         if write is None:
             kept.append(eqn)
             continue
-        evaluate_kept()
+        if kept:
+            evaluate_kept()
         # Names go along, so that a profile tells where in the model an operation comes from.
         name = str(eqn.source_info.name_stack)
         with jax.named_scope(name) if name else contextlib.nullcontext():
             values.update(zip(eqn.outvars, write(*map(read, eqn.invars)), strict=True))
-    evaluate_kept()
+    if kept:
+        evaluate_kept()
     return [read(var) for var in jaxpr.outvars]
 
 

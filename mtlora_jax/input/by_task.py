@@ -37,7 +37,7 @@ def check_found(found: Sequence[OfTask], tasks: Sequence[str], split: str) -> No
         raise UserError(f"tasks.{lacking[0]}: the {split} split has no rows of it")
 
 
-def first_of_each(found: Sequence[Example], tasks: Sequence[str], most: int) -> list[Example]:
+def first_of_each(found: Sequence[Example], tasks: Sequence[str], most: int = 0) -> list[Example]:
     """By task, in their order: at most so many examples of each, or all for 0."""
     by_task = [[example for example in found if example.task == task] for task in tasks]
     return [example for of in by_task for example in (of[:most] if most else of)]

@@ -53,7 +53,7 @@ class Data:
         """
         found = self.questions(split, tasks)
         check_found(found, tasks, split)
-        return first_of_each(found, tasks, 0)
+        return first_of_each(found, tasks)
 
     def evaluated(self, questions: Sequence[Question], tasks: Sequence[str]) -> list[Question]:
         """The held-out questions that evaluation during training reads, by task."""

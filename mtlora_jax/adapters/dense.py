@@ -1,6 +1,7 @@
 """The linear layer that may carry an adapter. The adapter computes, this layer owns the kernel."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,9 @@ class Dense(nn.Module):
         same function as separate layers, concatenated.
       dtype: compute dtype; None keeps the input's. Leaves and kernel are stored in float32.
       quantize: the kernel is frozen, and stored in 8 or 4 bits; see `quantized`.
-      gather: brings the kernel together for its product where devices hold parts of it: its codes before they become
-        floats, which are several times the bytes. A kernel that the product casts is left to the compiler.
+      gather: `(name, part) -> leaf`, brings together for its products a leaf of which devices hold parts: a kernel's
+        codes before they become floats, which are several times the bytes, and what of an adapter no task owns. A
+        kernel that the product casts is left to the compiler.
     """
 
     features: int
@@ -35,7 +37,7 @@ class Dense(nn.Module):
     dtype: jnp.dtype | None = None
     kernel_init: Callable = nn.initializers.lecun_normal()
     quantize: quantized.Kind = "none"
-    gather: Callable[[jax.Array], jax.Array] = lambda part: part
+    gather: Callable[[str, jax.Array], jax.Array] = lambda name, part: part
 
     @nn.compact
     def __call__(
@@ -73,7 +75,10 @@ class Dense(nn.Module):
             slots = [{}]
         else:
             declared = method_of(self.adapter).declare(self.adapter, d_in, self.features // max(len(self.slots), 1))
-            slots = leaf.read(self, declared, self.slots)
+            slots = [
+                {name: of if name == leaf.TASKS else self.gather(name, of) for name, of in leaves.items()}
+                for leaves in leaf.read(self, declared, self.slots)
+            ]
 
         def key() -> jax.Array | None:
             return self.make_rng("dropout") if train and self.adapter is not None and self.adapter.dropout > 0 else None
@@ -92,9 +97,9 @@ class Dense(nn.Module):
     def _kernel(self, shape: tuple[int, int], dtype: jnp.dtype) -> jax.Array:
         if self.quantize == "none":
             kernel = self.param("kernel", self.kernel_init, shape)
-            return self.gather(kernel) if kernel.dtype == dtype else kernel
+            return self.gather("kernel", kernel) if kernel.dtype == dtype else kernel
         stored = self.param("kernel", quantized.initializer(self.kernel_init, self.quantize), shape)
-        return quantized.dequantize(jax.tree.map(self.gather, stored), dtype)
+        return quantized.dequantize(jax.tree.map(partial(self.gather, "kernel"), stored), dtype)
 
     def _apply(self, leaves, kernel, bias, x, task_id, key):
         if self.adapter is None:

@@ -72,7 +72,7 @@ class Sites(nn.Module):
         return checkpoint_name(layer(x, task_id=context.task_id, train=context.train), KEPT)
 
     def storage(self, site: str) -> dict[str, Any]:
-        """How a projection's kernel is stored, as attributes of `adapters.Dense`."""
+        """How a projection's leaves are stored, as attributes of `adapters.Dense`."""
         return {}
 
     def deviation(self) -> float:
@@ -96,20 +96,23 @@ def check_table(adapters: Table, sites: Sequence[str]) -> None:
             raise ValueError(f"adapter row {regex!r} matches no projection: there are {', '.join(sites)}")
 
 
+def leaf_axes(before: str | None, after: str | None) -> dict[str, tuple[str | None, ...]]:
+    """Logical axes of the leaves of a projection, whose kernel is `[before, after]`. What a task owns has none."""
+    down, up, each = (before, None), (None, after), (after,)
+    return {"kernel": (before, after), "A": down, "route": down, "B": up, "magnitude": each, "scaling": each}
+
+
 def axes(adapters: Table, sites: Sequence[str], into: str, out_of: str) -> list[tuple[str, tuple[str | None, ...]]]:
-    """Logical axes of projections' kernels and of their adapters; what a task owns is small, and replicated.
+    """Logical axes of projections' kernels and of their adapters.
 
     Args:
       into, out_of: regexes of the names of projections from the model's width, and back to it.
     """
-    rows: list[tuple[str, tuple[str | None, ...]]] = [
-        (rf"/({into})/kernel(/codes|/scale)?$", ("embed", "inner")),
-        (rf"/({out_of})/kernel(/codes|/scale)?$", ("inner", "embed")),
-    ]
+    rows = []
     declared = {name for _, adapter in adapters for name in method_of(adapter).declare(adapter, 1, 1)}
     for group, before, after in ((into, "embed", "inner"), (out_of, "inner", "embed")):
+        leaves = leaf_axes(before, after)
+        rows.append((rf"/({group})/kernel(/codes|/scale)?$", leaves.pop("kernel")))
         if any(re.search(regex, s) for regex, _ in adapters for s in sites if re.search(f"/({group})$", s)):
-            leaves = {"A": (before, None), "route": (before, None), "B": (None, after)}
-            leaves |= {"magnitude": (after,), "scaling": (after,)}
             rows += [(rf"/({group})/{leaf}$", names) for leaf, names in leaves.items() if leaf in declared]
     return rows

@@ -18,7 +18,7 @@ from mtlora_jax.adapters import Spec, quantized
 from mtlora_jax.engine.mesh import along_batch
 from mtlora_jax.engine.sharding import constrained
 from mtlora_jax.language.attention import Mask, attend, lengths_of, mask_of, positions_of, within
-from mtlora_jax.language.sites import Sites, check_table, rematerialised
+from mtlora_jax.language.sites import Sites, check_table, leaf_axes, rematerialised
 from mtlora_jax.text.rope import RopeScaling, frequencies_of, rotate
 
 SITES = tuple(f"self_attn/{name}_proj" for name in "qkvo") + tuple(
@@ -126,7 +126,8 @@ class RMSNorm(nn.Module):
 
 
 class Projections(Sites):
-    """Base of modules with projections, whose kernels a mesh cuts along the model's width.
+    """Base of modules with projections, which a mesh cuts along the model's width. Leaves are brought together for
+    their products: left to itself, the compiler sends parts of them round, and reads activations anew with each.
 
     Attributes:
       quantize: how kernels are stored; see `adapters.quantized`.
@@ -135,8 +136,8 @@ class Projections(Sites):
     quantize: quantized.Kind = "none"
 
     def storage(self, site: str) -> dict[str, Any]:
-        whole = (None, "inner") if re.search(INTO, site) else ("inner", None)
-        return {"quantize": self.quantize, "gather": partial(constrained, names=whole)}
+        names = leaf_axes(None, "inner") if re.search(INTO, site) else leaf_axes("inner", None)
+        return {"quantize": self.quantize, "gather": lambda name, part: constrained(part, names.get(name, ()))}
 
 
 class Attention(Projections):

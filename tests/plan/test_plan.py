@@ -34,7 +34,7 @@ def run(*arguments):
 def test_a_small_step_is_planned_for_a_slice(tmp_path):
     done = run(
         *("--config", "configs/text_smoke.py", "--topology", "v5e:2x2", "--json", tmp_path / "plan.json"),
-        *("--mesh.data=1", "--mesh.fsdp=4", "--model.hidden=64"),
+        *("--mesh.data=1", "--mesh.fsdp=4", "--model.hidden=64", "--train.batch_size=2048"),
     )
     assert done.returncode == 0, done.stderr
     assert "text_smoke on v5e:2x2: 4 chips, data=1 fsdp=4 tensor=1. Planned: compiled, and not run." in done.stdout
@@ -42,12 +42,14 @@ def test_a_small_step_is_planned_for_a_slice(tmp_path):
     assert found["planned"]
     assert found["fits"]
     assert found["needed"] == sum(found["memory"].values()) < found["available"]
-    # 2 layers: their products forward and backward of 8 rows of 256 tokens, at the least, on four chips.
-    assert found["flops"] > 4 * 2 * (3 * 64 * 64 + 3 * 64 * 64) * 8 * 256 / 4
+    # 2 layers: their products forward and backward of 2,048 rows of 256 tokens, at the least, on four chips.
+    assert found["flops"] > 4 * 2 * (3 * 64 * 64 + 3 * 64 * 64) * 2048 * 256 / 4
     assert {c["axes"] for c in found["collectives"]} == {"fsdp"}
     # Weights are gathered where they are used, each once forward and once backward, the head's not for every chunk of
-    # the loss; activations stay where their examples are.
+    # the loss; activations stay where their examples are. With this many rows the compiler would send parts of what it
+    # gathers by itself round in a ring, and read the activations anew with each.
     sent = {c["kind"]: c["sent"] for c in found["collectives"]}
+    assert "collective-permute" not in sent
     assert sent.get("all-reduce", 0.0) < sent["all-gather"] < 2 * 4 * found["memory"]["frozen"]
     assert set(found["seconds"]) == {"compute", "hbm", "network"}
 

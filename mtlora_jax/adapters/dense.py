@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mtlora_jax.adapters import leaf, quantized
-from mtlora_jax.adapters.methods.lora import affine, dropout
+from mtlora_jax.adapters.dropout import dropout
+from mtlora_jax.adapters.methods.lora import affine
 from mtlora_jax.adapters.registry import method_of
 from mtlora_jax.adapters.spec import Spec
 from mtlora_jax.adapters.streams import Streams, shared, smap

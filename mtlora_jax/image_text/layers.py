@@ -4,7 +4,7 @@ import jax
 from flax import linen as nn
 from flax import struct
 
-from mtlora_jax.adapters.methods.lora import dropout
+from mtlora_jax.adapters.dropout import dropout
 from mtlora_jax.engine.mesh import along_batch
 from mtlora_jax.language.attention import Mask, attend
 from mtlora_jax.language.sites import Sites

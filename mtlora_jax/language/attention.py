@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import PartitionSpec
 
-from mtlora_jax.adapters.methods.lora import dropout
+from mtlora_jax.adapters.dropout import dropout
 from mtlora_jax.devices import BATCH_AXES, LANES, on_nvidia, on_tpu, traced
 from mtlora_jax.language.sites import KEPT
 

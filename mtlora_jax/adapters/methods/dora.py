@@ -10,8 +10,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.dropout import check_dropout, dropout
 from mtlora_jax.adapters.leaf import Leaf, Leaves, zeros
-from mtlora_jax.adapters.methods.lora import check_dropout, dropout, pair
+from mtlora_jax.adapters.methods.lora import pair
 from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
 from mtlora_jax.adapters.streams import each_stream
 

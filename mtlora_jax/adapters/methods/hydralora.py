@@ -9,8 +9,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.dropout import check_dropout, dropout
 from mtlora_jax.adapters.leaf import Leaf, Leaves, fan_in_uniform, zeros
-from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout
+from mtlora_jax.adapters.methods.lora import affine
 from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
 from mtlora_jax.adapters.streams import each_stream
 

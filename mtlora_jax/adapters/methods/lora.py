@@ -15,6 +15,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.dropout import check_dropout, dropout
 from mtlora_jax.adapters.leaf import Leaf, Leaves, fan_in_uniform, zeros
 from mtlora_jax.adapters.spec import Spec, defaults
 from mtlora_jax.adapters.streams import each_stream
@@ -41,12 +42,6 @@ class LoRA(Spec):
         check_dropout(self.dropout)
 
 
-def check_dropout(rate: float) -> None:
-    """Raises ValueError unless the rate is a probability below 1."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"adapter dropout must lie in [0, 1), not {rate}")
-
-
 def declare(spec: LoRA, d_in: int, d_out: int) -> Leaves:
     """`A [in, R]` drawn uniformly within 1/sqrt(in), `B [R, out]` zero: a fresh adapter changes nothing."""
     return pair(spec.rank, d_in, d_out)
@@ -55,19 +50,6 @@ def declare(spec: LoRA, d_in: int, d_out: int) -> Leaves:
 def pair(rank: int, d_in: int, d_out: int) -> Leaves:
     """One low-rank update's two leaves, `A` and `B`."""
     return {"A": Leaf((d_in, rank), fan_in_uniform), "B": Leaf((rank, d_out), zeros)}
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Inverted dropout; the identity without a key.
-
-    A random word of 32 bits decides two entries, so the probability is a multiple of 1/65536, the one next to the rate.
-    """
-    if key is None or rate == 0:
-        return x
-    threshold = max(1, min(round(rate * 2**16), 2**16 - 1))
-    words = jax.random.bits(key, (*x.shape[:-1], -(-x.shape[-1] // 2)))
-    halves = jnp.concatenate([words >> 16, words & 0xFFFF], axis=-1)[..., : x.shape[-1]]
-    return jnp.where(halves >= threshold, x * (2**16 / (2**16 - threshold)), 0).astype(x.dtype)
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:

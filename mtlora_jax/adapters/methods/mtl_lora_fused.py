@@ -11,8 +11,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.dropout import check_dropout
 from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, zeros
-from mtlora_jax.adapters.methods.lora import affine, check_dropout
+from mtlora_jax.adapters.methods.lora import affine
 from mtlora_jax.adapters.methods.mtl_lora import identity, transformed
 from mtlora_jax.adapters.spec import Spec, defaults
 from mtlora_jax.adapters.task_ids import check_names, check_task_id, id_of, pick, stacked

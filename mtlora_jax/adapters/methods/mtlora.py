@@ -30,8 +30,9 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.dropout import check_dropout, dropout
 from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, constant, zeros
-from mtlora_jax.adapters.methods.lora import affine, check_dropout, dropout, pair, updated
+from mtlora_jax.adapters.methods.lora import affine, pair, updated
 from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
 from mtlora_jax.adapters.streams import Streams, check_tasks
 

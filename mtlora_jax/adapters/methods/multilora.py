@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
+from mtlora_jax.adapters.dropout import check_dropout
 from mtlora_jax.adapters.leaf import Leaf, Leaves, fan_in_uniform, zeros
-from mtlora_jax.adapters.methods.lora import check_dropout, updated
+from mtlora_jax.adapters.methods.lora import updated
 from mtlora_jax.adapters.spec import Spec, defaults
 
 

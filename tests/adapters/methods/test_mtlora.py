@@ -8,7 +8,6 @@ from cases import IN, KEY, OUT, Layer, parts, same
 
 from mtlora_jax import adapters
 from mtlora_jax.adapters import CannotMerge, Full, LoRA, MTLoRA, Streams
-from mtlora_jax.adapters.methods.lora import dropout
 
 TWO = {"tasks": ("a", "b"), "task_ranks": (1, 2), "task_scales": (2.0, 0.5)}
 CASES = {
@@ -161,18 +160,6 @@ def test_dropout_keeps_the_mean(spec):
         assert (abs(samples.mean(0) - undropped) <= 6 * error + 1e-4).all()
 
     jax.tree.map(holds, drawn, layer.apply(leaves, x))
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.5, 1e-7, 0.9999999])
-@pytest.mark.parametrize("width", [7, 8])
-def test_dropout_draws_the_nearest_multiple_of_a_65536th(rate, width):
-    nearest = min(max(round(rate * 65536), 1), 65535) / 65536
-    x = jnp.full((100_000, width), 2.0)
-    y = np.asarray(dropout(x, rate, KEY))
-    share, deviation = (y == 0).mean(), (nearest * (1 - nearest) / y.size) ** 0.5
-    assert abs(share - nearest) <= 5 * deviation
-    np.testing.assert_allclose(y[y != 0], 2 / (1 - nearest), rtol=1e-6)
-    assert dropout(x, rate, None) is x
 
 
 @pytest.mark.parametrize("mode", ["matrix", "addition"])

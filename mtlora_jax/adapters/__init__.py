@@ -34,11 +34,12 @@ from mtlora_jax.adapters.methods.mtlora import MTLoRA
 from mtlora_jax.adapters.methods.multilora import MultiLoRA
 from mtlora_jax.adapters.registry import METHODS, method_of
 from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
-from mtlora_jax.adapters.streams import Streams, shared, smap
+from mtlora_jax.adapters.streams import PARTS, Streams, shared, smap
 
 __all__ = [
     "COLLECTION",
     "METHODS",
+    "PARTS",
     "TASKS",
     "CannotMerge",
     "Dense",

@@ -13,6 +13,10 @@ from collections.abc import Callable
 import jax
 from flax import struct
 
+PARTS = "parts"
+"""The name that policies know by what the streams of a layer's output are made of: the shared product, and updates in
+rank space."""
+
 
 @struct.dataclass
 class Streams:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from mtlora_jax.adapters import Dense, Spec, Streams, shared, smap
+from mtlora_jax.adapters import PARTS, Dense, Spec, Streams, shared, smap
+from mtlora_jax.devices import on_tpu
 from mtlora_jax.vision.attention import attend
 from mtlora_jax.vision.placement import Placement
 from mtlora_jax.vision.windows import Windows, relative_position_index
@@ -173,12 +174,20 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array | Streams, train: bool) -> jax.Array | Streams:
-        C = shared(x).shape[-1]
-        for name, adapter, features in (("fc1", self.fc1, self.hidden), ("fc2", self.fc2, C)):
+        def layer(self: nn.Module, x: jax.Array | Streams, name: str, adapter: Spec | None, features: int):
             x = x if getattr(adapter, "tasks", ()) else shared(x)
-            x = Dense(features, adapter=adapter, dtype=self.dtype, kernel_init=linear_init, name=name)(x, train=train)
-            x = smap(gelu, x) if name == "fc1" else x
-        return x
+            return Dense(features, adapter=adapter, dtype=self.dtype, kernel_init=linear_init, name=name)(
+                x, train=train
+            )
+
+        def hidden(self: nn.Module, x: jax.Array | Streams) -> jax.Array | Streams:
+            return smap(gelu, layer(self, x, "fc1", self.fc1, self.hidden))
+
+        if getattr(self.fc1, "tasks", ()) and on_tpu() and not self.is_initializing():
+            # A task's stream is the shared product and an update of rank 4: to make it again in the backward pass moves
+            # less than to write the GELU's derivative for every stream, and to read it back.
+            hidden = nn.remat(hidden, policy=jax.checkpoint_policies.save_only_these_names(PARTS))
+        return layer(self, hidden(self, x), "fc2", self.fc2, shared(x).shape[-1])
 
 
 class DropPath(nn.Module):
@@ -267,7 +276,10 @@ class PatchMerging(nn.Module):
         Args:
           projection: `[T, 2C, P]`, a linear map that follows for each task's stream; see `adapters.Dense`.
         """
-        x = smap(layer_norm("norm", self.dtype), smap(_join_2x2, x))
+        x = smap(_join_2x2, x)
+        if on_tpu():  # which would else widen to the norm's float32 first, and turn twice the bytes
+            x = jax.lax.optimization_barrier(x)
+        x = smap(layer_norm("norm", self.dtype), x)
         return Dense(
             shared(x).shape[-1] // 2,
             use_bias=False,

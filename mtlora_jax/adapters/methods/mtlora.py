@@ -29,12 +29,13 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mtlora_jax.adapters.dropout import check_dropout, dropout
 from mtlora_jax.adapters.leaf import TASKS, Leaf, Leaves, constant, zeros
 from mtlora_jax.adapters.methods.lora import affine, pair, updated
 from mtlora_jax.adapters.spec import CannotMerge, Spec, defaults
-from mtlora_jax.adapters.streams import Streams, check_tasks
+from mtlora_jax.adapters.streams import PARTS, Streams, check_tasks
 
 Mode = Literal["matrix", "matrixv2", "addition", "lora_only"]
 TaskBase = Literal["shared", "per_task"]
@@ -134,7 +135,7 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
     first = not isinstance(x, Streams)  # the layer in which task streams begin
     x_shared = x if first else x.shared
     dtype = x_shared.dtype
-    base = affine(x_shared, kernel, bias)
+    base = checkpoint_name(affine(x_shared, kernel, bias), PARTS)
     dropped = dropout(x_shared, spec.dropout, dropout_key)
     a_TxIxR, b_TxRxO = (m.astype(dtype) for m in stacked_pairs(spec, leaves))
     has_shared = spec.mode != "addition"
@@ -144,13 +145,13 @@ def apply(spec: MTLoRA, leaves, kernel, bias, x, *, task_id=None, dropout_key=No
         a = jnp.moveaxis(a_TxIxR, 0, 1).reshape(I, T * R)
         if has_shared:
             a = jnp.concatenate([a, leaves["shared_A"].astype(dtype)], axis=1)
-        u = dropped @ a
+        u = checkpoint_name(dropped @ a, PARTS)
         u_tasks, u_shared = u[..., : T * R].reshape(*u.shape[:-1], T, R), u[..., T * R :]
         update_tasks = jnp.einsum("...tr,tro->t...o", u_tasks, b_TxRxO)
     else:
-        u_shared = dropped @ leaves["shared_A"].astype(dtype) if has_shared else None
-        update_tasks = jnp.einsum("t...i,tir->t...r", x.tasks, a_TxIxR)
-        update_tasks = jnp.einsum("t...r,tro->t...o", update_tasks, b_TxRxO)
+        u_shared = checkpoint_name(dropped @ leaves["shared_A"].astype(dtype), PARTS) if has_shared else None
+        u_tasks = checkpoint_name(jnp.einsum("t...i,tir->t...r", x.tasks, a_TxIxR), PARTS)
+        update_tasks = jnp.einsum("t...r,tro->t...o", u_tasks, b_TxRxO)
 
     per_task = spec.task_base == "per_task" and not first
     tasks = update_tasks + (affine(x.tasks, kernel, bias) if per_task else base[None])

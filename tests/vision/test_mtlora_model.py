@@ -97,7 +97,7 @@ def close(ours, theirs, tolerance=1e-5):
     """To `tolerance` of the largest value of each array."""
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(abs(b).max())))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, float(abs(b).max(initial=0))))
 
 
 def distance(a, b) -> float:

@@ -32,6 +32,7 @@ def bench(config: Config, rounds: int = 3, plain: bool = False) -> dict[str, Any
 
 def traced(program: Program, rounds: int) -> dict[str, Any]:
     """`bench`, of a program."""
+    program.run()  # on a CPU the first steps take memory that later ones find
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             seconds = min(program.run() for _ in range(rounds))

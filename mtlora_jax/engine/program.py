@@ -86,7 +86,7 @@ def _needed_inputs(eqn: Equation, outputs: list[Columns]) -> list[Columns]:
             return [_columns(var, columns.any()) for var, columns in zip(eqn.invars, needed, strict=True)]
         return needed
     last = len(eqn.outvars[0].aval.shape) - 1
-    if kind == "convert_element_type":
+    if kind in ("convert_element_type", "name"):
         return outputs
     if kind == "slice":
         start, limit = eqn.params["start_indices"][last], eqn.params["limit_indices"][last]

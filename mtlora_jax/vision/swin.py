@@ -184,8 +184,7 @@ class Mlp(nn.Module):
             return smap(gelu, layer(self, x, "fc1", self.fc1, self.hidden))
 
         if getattr(self.fc1, "tasks", ()) and on_tpu() and not self.is_initializing():
-            # A task's stream is the shared product and an update of rank 4: to make it again in the backward pass moves
-            # less than to write the GELU's derivative for every stream, and to read it back.
+            # The shared product and an update of rank 4: to make it again moves less than to keep the GELU's derivative.
             hidden = nn.remat(hidden, policy=jax.checkpoint_policies.save_only_these_names(PARTS))
         return layer(self, hidden(self, x), "fc2", self.fc2, shared(x).shape[-1])
 
@@ -256,11 +255,9 @@ class Block(nn.Module):
 def _add(x: jax.Array | Streams, branch: jax.Array | Streams) -> jax.Array | Streams:
     if isinstance(x, Streams):
         return Streams(x.shared + branch.shared, x.tasks + branch.tasks)
-    return (
-        smap(lambda b: x + b, branch)
-        if not isinstance(branch, Streams)
-        else Streams(x + branch.shared, x[None] + branch.tasks)
-    )
+    if isinstance(branch, Streams):
+        return Streams(x + branch.shared, x[None] + branch.tasks)
+    return x + branch
 
 
 class PatchMerging(nn.Module):

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.ad_checkpoint import checkpoint_name
 
 from mtlora_jax.engine.program import unread_leaves
 
@@ -14,6 +15,12 @@ def joined(tree):
     """Two matrices in one product, of which the columns of one are used."""
     product = X @ jnp.concatenate([tree["a"], tree["b"]], axis=1)
     return product[:, :2]
+
+
+def named(tree):
+    """The same, of a product that has a name; and a named one that nobody uses."""
+    checkpoint_name(X @ tree["c"], "unused")
+    return checkpoint_name(X @ jnp.concatenate([tree["a"], tree["b"]], axis=1), "both")[:, :2]
 
 
 def scanned(tree):
@@ -31,6 +38,7 @@ def scanned(tree):
         (lambda tree: (tree["a"] * 0, tree["b"].shape[0]), {"a": A, "b": B}, {"b"}),
         (joined, {"a": A, "b": B}, {"b"}),
         (jax.jit(joined), {"a": A, "b": B}, {"b"}),
+        (named, {"a": A, "b": B, "c": A}, {"b", "c"}),
         (lambda tree: joined(tree).astype(jnp.bfloat16)[::2, 1:], {"a": A, "b": B}, {"b"}),
         (lambda tree: (joined(tree), tree["b"][:, 1]), {"a": A, "b": B}, set()),
         # Rows that nobody uses are not looked at: a leaf is then read, at worst.

@@ -184,7 +184,7 @@ class Mlp(nn.Module):
             return smap(gelu, layer(self, x, "fc1", self.fc1, self.hidden))
 
         if getattr(self.fc1, "tasks", ()) and on_tpu() and not self.is_initializing():
-            # A shared product and an update of rank 4: made again, it moves less than the GELU's derivative does if kept.
+            # A shared product and an update of rank 4: again, it moves less than the GELU's derivative if kept.
             hidden = nn.remat(hidden, policy=jax.checkpoint_policies.save_only_these_names(PARTS))
         return layer(self, hidden(self, x), "fc2", self.fc2, shared(x).shape[-1])
 

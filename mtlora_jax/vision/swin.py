@@ -176,15 +176,15 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array | Streams, train: bool) -> jax.Array | Streams:
         def layer(self: nn.Module, x: jax.Array | Streams, name: str, adapter: Spec | None, features: int):
             x = x if getattr(adapter, "tasks", ()) else shared(x)
-            return Dense(features, adapter=adapter, dtype=self.dtype, kernel_init=linear_init, name=name)(
-                x, train=train
-            )
+            dense = Dense(features, adapter=adapter, dtype=self.dtype, kernel_init=linear_init, name=name)
+            return dense(x, train=train)
 
         def hidden(self: nn.Module, x: jax.Array | Streams) -> jax.Array | Streams:
             return smap(gelu, layer(self, x, "fc1", self.fc1, self.hidden))
 
         if getattr(self.fc1, "tasks", ()) and on_tpu() and not self.is_initializing():
-            # A shared product and an update of rank 4: again, it moves less than the GELU's derivative if kept.
+            # A task's stream is the shared product and a narrow update: to make it again moves fewer bytes than to keep
+            # the GELU's derivative of each.
             hidden = nn.remat(hidden, policy=jax.checkpoint_policies.save_only_these_names(PARTS))
         return layer(self, hidden(self, x), "fc2", self.fc2, shared(x).shape[-1])
 

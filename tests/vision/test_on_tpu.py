@@ -11,6 +11,8 @@ from mtlora_jax.engine import tables
 from mtlora_jax.testing import tiny
 from mtlora_jax.vision import swin, workload
 
+pytestmark = pytest.mark.slow
+
 CHANGES = {
     "matrix": {},
     "matrixv2": {"mode": "matrixv2"},

@@ -2,22 +2,24 @@
 
 A store holds whole objects: nothing in it is renamed, appended to, or locked. So a run works in a folder of its own
 machine, which is sent whenever a checkpoint begins and when the command ends; checkpoints are written to the store by
-orbax itself. Data and weights are fetched once into the cache, by every host for itself.
+orbax itself. Data and weights are fetched once into the cache, by every host for itself; of weights that several hosts
+read, or that a host's disk has no room for, parts are read where they are.
 """
 
 import atexit
 import contextlib
+import fnmatch
 import functools
 import logging
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import fsspec
 from etils import epath
@@ -66,8 +68,15 @@ def _told(url: str, do: Callable[[], T]) -> T:
         raise UserError(f"{url} cannot be used: {type(error).__name__}: {one_line(error)}") from None
 
 
-def _objects(url: str) -> dict[str, str]:
-    """`{path below: version}` of all objects of a folder; the one of an object itself has the path ``."""
+class Stored(NamedTuple):
+    """One object."""
+
+    version: str
+    size: int
+
+
+def _objects(url: str) -> dict[str, Stored]:
+    """Of all objects of a folder by their paths below it; the one of an object itself has the path ``."""
     fs, root = _store(url)
     fs.invalidate_cache()
     objects = {}
@@ -76,7 +85,7 @@ def _objects(url: str) -> dict[str, str]:
         if ".." in name.split("/"):
             raise UserError(f"{url} holds {name!r}, which would be a file elsewhere on this machine")
         if about["type"] == "file" and not path.endswith("/"):
-            objects[name] = _version(about)
+            objects[name] = Stored(_version(about), about["size"])
     return objects
 
 
@@ -107,33 +116,71 @@ def _fetch(url: str, names: list[str], folder: Path, done: Callable[[str], None]
     _told(url, lambda: _each(one, names, f"fetching {url}"))
 
 
-def fetched(path: str | Path) -> Path:
+def fetched(path: str | Path, parts: str = "") -> Path:
     """A path of this machine for what lies at one: itself, or the copy in the cache of what is in a store, an object or
     a whole folder, of which only what has changed is fetched again.
+
+    Args:
+      parts: names, with `*`, of files that parts can be read of: they stay in the store where several processes read
+        them, or the disk has no room for them; `place` says so.
 
     Raises:
       UserError: the store cannot be reached, or nothing is there.
     """
-    return _fetched(path.rstrip("/")) if is_remote(path) else Path(path)
+    return _fetched(path.rstrip("/"), parts) if is_remote(path) else Path(path)
 
 
 @functools.lru_cache(maxsize=64)
-def _fetched(url: str) -> Path:
+def _fetched(url: str, parts: str) -> Path:
     copy = cache_home() / "fetched" / url.replace("://", "/")
     if not (objects := _objects(url)):
         raise UserError(f"there is nothing at {url}")
     versions = copy.with_name(f".{copy.name}.versions.json")
     known = read_json(versions) if versions.is_file() else {}
-    for name in known.keys() - objects.keys():
+    there = {name for name, of in objects.items() if known.get(name) == of.version and (copy / name).is_file()}
+    lacking = [name for name in objects if name not in there]
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    stay = [name for name in lacking if parts and fnmatch.fnmatch(name, parts)]
+    size = sum(objects[name].size for name in stay)
+    if not (_are_several() or size > shutil.disk_usage(copy.parent).free):
+        stay = []
+    for name in (known.keys() - objects.keys()).union(stay):
         (copy / name).unlink(missing_ok=True)
-    there = {name for name, version in objects.items() if known.get(name) == version and (copy / name).is_file()}
-    if lacking := [name for name in objects if name not in there]:
+    if stay:
+        _LEFT.update({copy / name: f"{url}/{name}" for name in stay})
+        told = f"{len(stay)} of {len(objects)} files of {url} stay there"
+        print(f"{told} ({size / 1e9:.1f} GB): parts are read as they are needed", file=sys.stderr)
+    if lacking := [name for name in lacking if name not in stay]:
         try:
             _fetch(url, lacking, copy, there.add)
         finally:  # what is here now need not be fetched again
-            write_json(versions, {name: objects[name] for name in sorted(there)})
+            write_json(versions, {name: objects[name].version for name in sorted(there)})
         print(f"fetched {len(lacking)} of {len(objects)} files of {url} to {copy}", file=sys.stderr)
     return copy
+
+
+_LEFT: dict[Path, str] = {}
+"""Of files of fetched folders that stayed in their store, where they are."""
+
+
+def place(path: Path) -> Path | str:
+    """Where a file of a fetched folder is: here, or the URL where it stayed."""
+    return _LEFT.get(path, path)
+
+
+def _are_several() -> bool:
+    """Whether this is one of several processes; those that have not been joined are not known of."""
+    import jax
+
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def read_ranges(url: str, edges: Sequence[int]) -> list[bytes]:
+    """The bytes of an object between every edge and the next. Raises UserError where they cannot be had; fewer are
+    given where the object ends."""
+    fs, path = _store(url)
+    starts, ends = list(edges[:-1]), list(edges[1:])
+    return _told(url, lambda: fs.cat_ranges([path] * len(starts), starts, ends, on_error="raise"))
 
 
 def exists(path: str | Path) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -28,8 +29,11 @@ from mtlora_jax.language.tokenizer import load_tokenizer
 from mtlora_jax.storage import Note, fetched, home, opened
 from mtlora_jax.testing.text_layouts import write_commonsense
 from mtlora_jax.text.config import CommonsenseData
+from mtlora_jax.text.llama_weights import open_llama
 from mtlora_jax.text.source import source_of
 from mtlora_jax.text.workload import make_workload
+from mtlora_jax.weights import ranged
+from mtlora_jax.weights.hub import locate_folder, shipped
 
 pytestmark = pytest.mark.slow
 BUCKET = "gs://bucket"
@@ -59,12 +63,15 @@ def another_machine():
     """Forgets what this process knows of stores."""
     storage._MIRRORS.clear()
     storage._fetched.cache_clear()
+    storage._LEFT.clear()
+    ranged._header.cache_clear()
 
 
-def put(folder, url):
-    """Sends a folder to a store."""
-    fs, root = fsspec.core.url_to_fs(url)
-    fs.put(str(folder), root, recursive=True)
+def put(store, folder, name):
+    """Has a folder lie in a store."""
+    for path in Path(folder).rglob("*"):
+        if path.is_file():
+            store.put(("bucket", f"{name}/{path.relative_to(folder).as_posix()}"), path.read_bytes())
 
 
 def records(workdir, kind):
@@ -126,7 +133,7 @@ def test_what_commands_write_may_go_to_a_store(store, tmp_path, capsys):
     assert "is, or holds, the base" in capsys.readouterr().err
 
     # below a work directory that is in the store too
-    put(run, f"{BUCKET}/run")
+    put(store, run, "run")
     predictions = storage.outgoing(f"{BUCKET}/run/said")
     open_run(f"{BUCKET}/run").evaluate("last", "generate", predictions)
     assert f"predictions to {BUCKET}/run/said" in capsys.readouterr().out
@@ -146,25 +153,29 @@ def test_a_damaged_checkpoint_is_put_aside(store):
     assert any("/3/" in name for name in names)
 
 
-def test_two_processes_share_a_store(store, tmp_path):
+def test_two_processes_share_a_store_and_read_their_parts_of_the_base_there(store, tmp_path):
+    put(store, shipped("microworld"), "base")
     url, steps = f"{BUCKET}/runs/two", ("--train.steps=2", "--train.eval_batch_size=4", "--data.val_length=2")
+    steps += (f"--init_from={BUCKET}/base", "--mesh.fsdp=2")
     for seed, expected in (("0", [0, 0]), ("1", [2, 2])):
         arguments = ("--config", *JOBS["text"], *steps, f"--seed={seed}", "--workdir", url)
         codes, _, err = doors(2, tmp_path / "xla", 1, "train.py", *arguments)
         assert codes == expected, err
     assert all("seed was 0, now 1" in line for line in err)
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
     assert not [name for name in store.names() if name.endswith((".lock", ".failure"))]
     results = json.loads(store.objects["bucket", "runs/two/results.json"].data)
     run = open_run(url)
     with pytest.raises(UserError, match=r"^train.eval_batch_size = 4 does not divide over 8 devices; try 8$"):
         run.evaluate()
     eight = run.changed(replace(run.config, train=replace(run.config.train, eval_batch_size=8)))
+    # this process has the base fetched whole, and knows it again by its fingerprint
     assert eight.evaluate()["total"] == pytest.approx(results["last"]["metrics"]["total"], rel=1e-5)
 
 
 def test_weights_tokenizer_and_data_are_fetched_once_and_again_when_they_change(store, tmp_path, capsys):
-    put(write_base(tmp_path / "base"), f"{BUCKET}/base")
-    put(write_commonsense(tmp_path / "data"), f"{BUCKET}/data")
+    put(store, write_base(tmp_path / "base"), "base")
+    put(store, write_commonsense(tmp_path / "data"), "data")
     source = source_of(f"{BUCKET}/base")
     assert source.spec == source_of(str(tmp_path / "base")).spec
     ours, theirs = (
@@ -213,6 +224,36 @@ def test_what_was_fetched_before_a_failure_is_kept_and_names_stay_below_their_fo
     another_machine()
     with pytest.raises(UserError, match=r"elsewhere on this machine"):
         fetched(f"{BUCKET}/some")
+
+
+def test_weights_that_a_disk_has_no_room_for_stay_in_the_store(store, tmp_path, monkeypatch, capsys):
+    folder = write_base(tmp_path / "base")
+    put(store, folder, "base")
+    size = (folder / "model.safetensors").stat().st_size
+    room = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=size - 1))
+    _, there = open_llama(locate_folder(f"{BUCKET}/base"))
+    assert f"1 of 4 files of {BUCKET}/base stay there (0.0 GB): parts are read" in capsys.readouterr().err
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    _, here = open_llama(folder)
+    for path in here:
+        np.testing.assert_array_equal(there[path], here[path], strict=True)
+        index = (slice(1, 2), *(slice(0, n) for n in here.shape(path)[1:]))
+        np.testing.assert_array_equal(there.part(path, index), here[path][1:2], strict=True)
+    # with room they are fetched, and what was fetched and has changed does not stay
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=size))
+    another_machine()
+    copy = locate_folder(f"{BUCKET}/base") / "model.safetensors"
+    assert copy.stat().st_size == size
+    put(store, write_base(tmp_path / "base", seed=4), "base")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room._replace(free=0))
+    another_machine()
+    _, there = open_llama(locate_folder(f"{BUCKET}/base"))
+    assert not copy.exists()
+    np.testing.assert_array_equal(there["params/norm/scale"], open_llama(folder)[1]["params/norm/scale"])
+    del store.objects["bucket", "base/model.safetensors"]
+    with pytest.raises(UserError, match=rf"^{BUCKET}/base/model.safetensors cannot be used: FileNotFoundError"):
+        there["params/norm/scale"]
 
 
 def test_a_living_run_is_not_disturbed_and_a_dead_one_is_followed(store):

@@ -119,18 +119,35 @@ def put_leaf(leaf: np.ndarray | jax.Array, sharding: jax.sharding.Sharding) -> j
     return put_parts(np.shape(leaf), sharding, lambda index: np.asarray(leaf[index]))
 
 
+Block = tuple[tuple[int, int], ...]
+"""A part of an array, from where to where along each axis."""
+
+
 def put_parts(
     shape: tuple[int, ...], sharding: jax.sharding.Sharding, part: Callable[[tuple[slice, ...]], np.ndarray]
 ) -> jax.Array:
-    """A global array of which a process makes the parts that its devices hold, each once; `part` gets a slice for each
-    axis."""
-    made: dict[tuple, np.ndarray] = {}
+    """A global array of which a process makes what its devices hold, each number once and as few blocks as possible;
+    `part` gets a slice for each axis."""
 
-    def once(index: tuple[slice, ...]) -> np.ndarray:
-        whole = tuple(slice(*of.indices(size)) for of, size in zip(index, shape, strict=True))
-        at = tuple((of.start, of.stop) for of in whole)
-        if at not in made:
-            made[at] = part(whole)
-        return made[at]
+    def block(index: tuple[slice, ...]) -> Block:
+        return tuple(of.indices(size)[:2] for of, size in zip(index, shape, strict=True))
 
-    return jax.make_array_from_callback(shape, sharding, once)
+    held = {block(index) for index in sharding.addressable_devices_indices_map(shape).values()}
+    made = {whole: part(tuple(slice(*of) for of in whole)) for whole in joined(held)}
+
+    def cut(index: tuple[slice, ...]) -> np.ndarray:
+        own = block(index)
+        whole = own if own in made else next(iter(made))
+        return made[whole][tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(own, whole, strict=True))]
+
+    return jax.make_array_from_callback(shape, sharding, cut)
+
+
+def joined(blocks: set[Block]) -> set[Block]:
+    """The one block that these, of which no two meet, make together; where they do not, as they are."""
+    around = tuple((min(a for a, _ in of), max(b for _, b in of)) for of in zip(*blocks, strict=True))
+    return {around} if _size(around) == sum(map(_size, blocks)) else blocks
+
+
+def _size(block: Block) -> int:
+    return math.prod(stop - start for start, stop in block)

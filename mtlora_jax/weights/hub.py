@@ -16,6 +16,8 @@ HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 """What a hub repository calls its weights, best first."""
 FOLDER_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 """What is fetched of a repository that is used as a folder."""
+PARTS = "model*.safetensors"
+"""What can be read in parts of a folder in a store."""
 
 
 def shipped(name: str) -> Path:
@@ -92,7 +94,7 @@ def locate_folder(source: str | Path) -> Path:
     if (asset / "config.json").exists():
         return asset
     if is_remote(source):
-        source = fetched(source)
+        source = fetched(source, PARTS)
     if Path(source).is_dir():
         return Path(source)
     if str(source) in gguf.PACKAGED:

@@ -1,22 +1,22 @@
 """Reading and writing safetensors: whole files, or folders of shards whose tensors are read when they are asked for."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import replacing, write_json
+from mtlora_jax.storage import is_remote, place
 from mtlora_jax.weights.fingerprint import fingerprint
 from mtlora_jax.weights.lazy import Lazy
+from mtlora_jax.weights.ranged import DTYPES, Ranged
 
-DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-"""The formats of weights, by the names that files have for them."""
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -24,10 +24,10 @@ class Tensors(Lazy):
     """`{name: array}` of one file or several; a tensor is read, in the dtype it is stored in, when it is asked for.
 
     Attributes:
-      files: the file of every tensor.
+      files: the file of every tensor, a path or the URL of one that stays in a store.
     """
 
-    def __init__(self, files: Mapping[str, Path]):
+    def __init__(self, files: Mapping[str, Path | str]):
         self.files = dict(files)
 
     def __iter__(self) -> Iterator[str]:
@@ -40,15 +40,12 @@ class Tensors(Lazy):
         """How every tensor is stored. Raises UserError for a number format that nothing here computes with."""
         found = {}
         for path in dict.fromkeys(self.files.values()):
-            try:
-                with safe_open(path, framework="numpy") as file:
-                    there = set(file.keys())
-                    for name in (name for name, of in self.files.items() if of == path):
-                        if name not in there:
-                            raise UserError(f"{path} lacks {name}, which {INDEX} says is in it")
-                        found[name] = file.get_slice(name).get_dtype()
-            except (SafetensorError, OSError) as error:
-                raise _unreadable(path, error) from None
+            with _opened(path) as file:
+                there = set(file.keys())
+                for name in (name for name, of in self.files.items() if of == path):
+                    if name not in there:
+                        raise UserError(f"{path} lacks {name}, which {INDEX} says is in it")
+                    found[name] = file.get_slice(name).get_dtype()
         if strange := {name: kind for name, kind in found.items() if kind not in DTYPES}:
             name, kind = next(iter(strange.items()))
             raise UserError(
@@ -58,23 +55,36 @@ class Tensors(Lazy):
         return {name: np.dtype(DTYPES[kind]) for name, kind in found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._of(name, lambda file: file.get_tensor(name))
+        with _opened(self.files[name]) as file:
+            return file.get_tensor(name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape, without reading it."""
-        return tuple(self._of(name, lambda file: file.get_slice(name).get_shape()))
+        with _opened(self.files[name]) as file:
+            return tuple(file.get_slice(name).get_shape())
 
     def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of a tensor, a slice for each axis; nothing else of it is read."""
-        return self._of(name, lambda file: file.get_slice(name)[index])
+        """A part of a tensor, a slice for each axis; nothing else of it is read (in a store: no other rows)."""
+        with _opened(self.files[name]) as file:
+            return file.get_slice(name)[index]
 
-    def _of(self, name: str, ask: Callable[[Any], Any]) -> Any:
-        path = self.files[name]
-        try:
+
+def _is_there(path: Path | str) -> bool:
+    return is_remote(path) or path.exists()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """What reads a file, here or in a store. Raises UserError where it is damaged, or not a safetensors file."""
+    try:
+        if is_remote(path):
+            yield Ranged(path)
+        else:
             with safe_open(path, framework="numpy") as file:
-                return ask(file)
-        except (SafetensorError, OSError) as error:
-            raise _unreadable(path, error) from None
+                yield file
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path} is truncated, damaged, or not a safetensors file ({reason})") from None
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -83,11 +93,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     Raises:
       UserError: it is damaged, or not a safetensors file.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def metadata(path: str | Path) -> dict[str, str]:
@@ -111,22 +118,19 @@ def open_folder(folder: Path) -> Tensors:
             names = json.loads(index.read_text())["weight_map"]
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{index} is not an index: it has no weight_map") from None
-        files = {name: folder / file for name, file in names.items()}
-        if lost := [file for file in dict.fromkeys(files.values()) if not file.exists()]:
+        files = {name: place(folder / file) for name, file in names.items()}
+        if lost := [file for file in dict.fromkeys(files.values()) if not _is_there(file)]:
             raise UserError(f"{lost[0]} is missing, {index} names it; {len(lost)} of its files are: fetch them")
         return Tensors(files)
-    path = folder / WEIGHTS
-    if not path.exists():
+    path = place(folder / WEIGHTS)
+    if not _is_there(path):
         if shards := sorted(folder.glob("*.safetensors")):
             raise UserError(f"{folder} holds {shards[0].name} and more, but not {INDEX}, which says what is where")
         if pickled := sorted(folder.glob("*.bin")):
             raise UserError(f"{folder} holds {pickled[0].name}; models are read from safetensors: save it as those")
         raise UserError(f"{folder} holds no weights: there is neither {WEIGHTS} nor {INDEX}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return Tensors(dict.fromkeys(file.keys(), path))
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from None
+    with _opened(path) as file:
+        return Tensors(dict.fromkeys(file.keys(), path))
 
 
 def write(path: str | Path, leaves: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
@@ -137,14 +141,13 @@ def write(path: str | Path, leaves: Mapping[str, np.ndarray], about: Mapping[str
     """
     about = {**about, "fingerprint": fingerprint(leaves)}
     with replacing(path) as temporary:
-        arrays = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in leaves.items()}
-        _save(arrays, temporary, {key: json.dumps(value) for key, value in about.items()})
+        _save(leaves, temporary, {key: json.dumps(value) for key, value in about.items()})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a file that other libraries read as a torch model's; it appears whole or not at all."""
     with replacing(path) as temporary:
-        _save({n: np.ascontiguousarray(x) for n, x in tensors.items()}, temporary, {"format": "pt"})
+        _save(tensors, temporary, {"format": "pt"})
 
 
 def holds_weights(folder: Path) -> list[Path]:
@@ -178,14 +181,11 @@ def write_folder(folder: Path, tensors: Mapping[str, np.ndarray], sizes: Mapping
 
 
 def _save(arrays: Mapping[str, np.ndarray], path: Path, metadata: Mapping[str, str]) -> None:
+    # A scalar made contiguous would be a vector.
+    contiguous = {name: np.ascontiguousarray(x).reshape(np.shape(x)) for name, x in arrays.items()}
     try:
-        save_file(dict(arrays), path, dict(metadata))
+        save_file(contiguous, path, dict(metadata))
     except SafetensorError as error:
         raise UserError(
             f"{path.parent}: weights cannot be written: {of_the_system(error) or one_line(error)}"
         ) from None
-
-
-def _unreadable(path: str | Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{path} is truncated, damaged, or not a safetensors file ({reason})")

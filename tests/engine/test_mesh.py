@@ -6,7 +6,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mtlora_jax.config import Mesh
-from mtlora_jax.engine.mesh import batch_sharding, batch_shards, check_batch_size, make_mesh, put_batch, replicated
+from mtlora_jax.engine.mesh import (
+    batch_sharding,
+    batch_shards,
+    check_batch_size,
+    joined,
+    make_mesh,
+    put_batch,
+    put_parts,
+    replicated,
+)
 from mtlora_jax.errors import UserError
 
 
@@ -87,3 +96,27 @@ def test_windows_and_gathers_trace_under_the_mesh():
     host = np.asarray(x)
     np.testing.assert_array_equal(cut[1], host[0, :2, 2:])
     np.testing.assert_array_equal(rows, np.eye(4)[host[:, 0, 0].astype(int) % 4])
+
+
+def test_parts_of_one_block_are_made_at_once():
+    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
+    leaf, asked = np.arange(64.0, dtype=np.float32).reshape(4, 16), []
+
+    def part(index):
+        asked.append(index)
+        return leaf[index]
+
+    placed = put_parts(leaf.shape, NamedSharding(mesh, PartitionSpec("fsdp", "tensor")), part)
+    np.testing.assert_array_equal(placed, leaf)
+    assert asked == [(slice(0, 4), slice(0, 16))]
+    assert put_parts((), replicated(mesh), lambda index: np.float32(3)[index]) == 3
+
+
+def test_blocks_that_lie_together_are_joined():
+    assert joined({((0, 2), (0, 8)), ((2, 4), (0, 8))}) == {((0, 4), (0, 8))}
+    assert joined({((0, 2), (4, 8)), ((2, 4), (4, 8)), ((0, 2), (8, 12)), ((2, 4), (8, 12))}) == {((0, 4), (4, 12))}
+    apart = {((0, 2), (0, 8)), ((4, 6), (0, 8))}
+    assert joined(apart) == apart
+    corner = {((0, 2), (0, 2)), ((2, 4), (2, 4))}
+    assert joined(corner) == corner
+    assert joined({()}) == {()}

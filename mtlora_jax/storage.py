@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": 
 """What opens a store, where another package does."""
 THREADS = 16
 """Objects that are fetched or sent at once."""
+PATIENCE = 10
+"""Seconds without an answer, after which a line says so: stores' packages try for a minute."""
 WRITABLE = ("gs", "s3", "az")
 """Where orbax writes checkpoints, and others what they make."""
 STAYS = ("checkpoints", "profile", "pictures")
@@ -79,8 +82,16 @@ def _objects(url: str) -> dict[str, Stored]:
     """Of all objects of a folder by their paths below it; the one of an object itself has the path ``."""
     fs, root = _store(url)
     fs.invalidate_cache()
+    slow = threading.Timer(
+        PATIENCE, print, (f"{url} has not answered in {PATIENCE} s; still trying",), {"file": sys.stderr}
+    )
+    slow.start()
+    try:
+        found = _told(url, lambda: fs.find(root, detail=True))
+    finally:
+        slow.cancel()
     objects = {}
-    for path, about in _told(url, lambda: fs.find(root, detail=True)).items():
+    for path, about in found.items():
         name = path.removeprefix(root.rstrip("/")).lstrip("/")
         if ".." in name.split("/"):
             raise UserError(f"{url} holds {name!r}, which would be a file elsewhere on this machine")

@@ -294,6 +294,24 @@ def test_of_two_that_come_at_once_one_has_it(store):
     assert sorted(outcomes) == ["held", "refused"]
 
 
+def test_a_store_that_is_slow_to_answer_is_named(store, monkeypatch, capsys):
+    store.put(("bucket", "some/a"), b"a")
+    fs = fsspec.filesystem("gs")
+    monkeypatch.setattr(storage, "PATIENCE", 0.05)
+    find = fs.find
+
+    def slowly(*arguments, **more):
+        time.sleep(0.5)
+        return find(*arguments, **more)
+
+    monkeypatch.setattr(fs, "find", slowly)
+    assert storage.exists(f"{BUCKET}/some")
+    assert capsys.readouterr().err == f"{BUCKET}/some has not answered in 0.05 s; still trying\n"
+    monkeypatch.setattr(storage, "PATIENCE", 10)
+    assert storage.exists(f"{BUCKET}/some")
+    assert capsys.readouterr().err == ""
+
+
 def test_what_cannot_be_had_is_one_line(store, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=rf"^there is nothing at {BUCKET}/nothing$"):
         fetched(f"{BUCKET}/nothing")

@@ -50,7 +50,7 @@ def answers(
     """
     config = run.config
     if not isinstance(config, TextConfig):
-        raise UserError(f"{run.workdir} holds no run of a language model: {type(config).__name__}")
+        raise UserError(f"{run} holds no run of a language model: {type(config).__name__}")
     if task not in config.tasks:
         raise UserError(f"the run has no task {task}: it has {', '.join(config.tasks)}")
     form = form or results.read(run.workdir).get("about", {}).get("forms", {}).get(task, "instruction")

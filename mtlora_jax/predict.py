@@ -96,7 +96,7 @@ def photos_of(arguments: Sequence[str]) -> list[Path]:
     """The files that paths, folders and patterns name. Raises UserError for one that names none."""
     found: list[Path] = []
     for argument in arguments:
-        path = Path(argument)
+        path = storage.fetched(argument)
         if path.is_dir():
             files = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
         else:
@@ -157,11 +157,11 @@ def main(argv: list[str]) -> None:
         answer(run, photos_of([flags["image"], *more]), flags)
         return
     if not isinstance(run.config, VisionConfig):
-        raise UserError(f"{run.workdir} holds no run that reads photos: {type(run.config).__name__}")
+        raise UserError(f"{run} holds no run that reads photos: {type(run.config).__name__}")
     if not flags["out"]:
         raise UserError("--out is missing; see --help")
     if asked := [name for name in ("task", "question", "weights") if flags[name]]:
-        raise UserError(f"--{asked[0]} is of runs of image and text; {run.workdir} predicts all its dense tasks")
+        raise UserError(f"--{asked[0]} is of runs of image and text; {run} predicts all its dense tasks")
     photos = photos_of([flags["image"], *more])
     out = storage.outgoing(flags["out"])
     written = predict(run, photos, out, flags["step"] or "last")

@@ -23,19 +23,20 @@ from mtlora_jax.text.published import PROTOCOLS, Result
 from mtlora_jax.text.tasks import TASKS
 
 
-def scores(workdir: Path, step: str = "last", arguments: Sequence[str] = ()) -> list[dict]:
+def scores(workdir: str | Path, step: str = "last", arguments: Sequence[str] = ()) -> list[dict]:
     """Name, seed, and scores by task at step 0 and at its last or best step, of a finished run; or of every run of a
     sweep, named by what it differs in beside the seed.
 
     Raises:
       UserError: the directory holds no finished run.
     """
-    run, found = open_run(workdir), results.read(workdir)
+    run = open_run(workdir)
+    found = results.read(run.workdir)
     run = run.changed(override(run.config, arguments)) if arguments else run
     if found.get("finished") is None:
-        raise UserError(f"{workdir} holds no finished run: the command that trained it resumes it")
+        raise UserError(f"{run} holds no finished run: the command that trained it resumes it")
     if step not in found:
-        raise UserError(f"{workdir} has no best step: no evaluation had a score")
+        raise UserError(f"{run} has no best step: no evaluation had a score")
     start, end = found["initial"]["metrics"], found[step]["metrics"]
     if run.config.sweep:
         swept = Swept(run.config, workload_of)
@@ -57,16 +58,18 @@ def scores(workdir: Path, step: str = "last", arguments: Sequence[str] = ()) -> 
     return [{"name": run.config.name, "seed": run.config.seed, "start": of(start), "end": of(end)}]
 
 
-def evaluated(workdir: Path, protocol: str) -> dict:
+def evaluated(workdir: str | Path, protocol: str) -> dict:
     """Name, seed, and scores by task as a protocol found them.
 
     Raises:
       UserError: the run has not been evaluated by it.
     """
     run = open_run(workdir)
-    path = workdir / f"evaluation_{protocol}.json"
+    path = run.workdir / f"evaluation_{protocol}.json"
     if not path.is_file():
-        raise UserError(f"there is no {path}: python eval.py --workdir {workdir} --protocol {protocol} writes it")
+        raise UserError(
+            f"there is no {run}/{path.name}: python eval.py --workdir {run} --protocol {protocol} writes it"
+        )
     metrics = read_json(path)["metrics"]
     each = {task: next(iter(of.values())) for task, of in metrics.items() if task != "total"}
     return {"name": run.config.name, "seed": run.config.seed, "end": each | metrics.get("total", {})}
@@ -123,9 +126,9 @@ def main(argv: Sequence[str]) -> None:
     if flags["scored"]:
         if flags["step"]:
             raise UserError("--step and --scored do not go together: eval.py --step says which step it scores")
-        runs = [evaluated(Path(folder), flags["scored"]) for folder in folders]
+        runs = [evaluated(folder, flags["scored"]) for folder in folders]
     else:
-        runs = [one for folder in folders for one in scores(Path(folder), step, arguments)]
+        runs = [one for folder in folders for one in scores(folder, step, arguments)]
     print(table(runs, results_of(flags["published"], runs) if flags["published"] else ()))
     if flags["json"]:
         write_json(Path(flags["json"]), runs)

@@ -303,7 +303,7 @@ def close() -> None:
     """`send`, and says so: the last thing a command does."""
     for mirror in _MIRRORS.values():
         if count := mirror.send():
-            print(f"sent {count} files of {mirror.folder} to {mirror.url}", file=sys.stderr)
+            print(f"sent {count} files to {mirror.url}", file=sys.stderr)
 
 
 def home(path: Path) -> epath.Path:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -26,6 +27,8 @@ from mtlora_jax.engine.run import open_run
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import write_json
 from mtlora_jax.language.tokenizer import load_tokenizer
+from mtlora_jax.predict import photos_of
+from mtlora_jax.report import evaluated, scores
 from mtlora_jax.storage import Note, fetched, home, opened
 from mtlora_jax.testing.text_layouts import write_commonsense
 from mtlora_jax.text.config import CommonsenseData
@@ -84,7 +87,7 @@ def longer(steps):
     return replace(CONFIG, optim=replace(CONFIG.optim, steps=4), train=settings)
 
 
-def test_a_run_in_a_store_is_a_run_and_goes_on_on_another_machine(store, tmp_path):
+def test_a_run_in_a_store_is_a_run_and_goes_on_on_another_machine(store, tmp_path, capsys):
     straight = train(longer(4), make_workload(longer(4)), tmp_path / "here")
     url = f"{BUCKET}/runs/a"
     train(longer(2), make_workload(longer(2)), url)
@@ -109,6 +112,20 @@ def test_a_run_in_a_store_is_a_run_and_goes_on_on_another_machine(store, tmp_pat
     child = replace(longer(1), init_from=f"{url}@4", tokenizer=CONFIG.tokenizer)
     at_step_0 = train(child, make_workload(child), tmp_path / "child")["initial"]["metrics"]
     assert at_step_0 == straight["last"]["metrics"]
+
+    # reported, under its own name and never that of the folder that stands for it here
+    assert scores(url) == scores(tmp_path / "here")
+    with pytest.raises(
+        UserError, match=rf"^there is no {url}/evaluation_generate.json: python eval.py --workdir {url} "
+    ):
+        evaluated(url, "generate")
+    with pytest.raises(UserError, match=rf"^{url} holds no checkpoint '7': "):
+        open_run(url).step("7")
+    with pytest.raises(UserError, match=rf"^{url} has done 4 steps already: "):
+        train(replace(longer(2), optim=longer(4).optim), make_workload(longer(2)), url)
+    said = "".join(capsys.readouterr())
+    assert f"wrote {url}/evaluation.json" in said
+    assert tempfile.gettempdir() + "/mtlora_jax-" not in said
 
 
 def test_what_commands_write_may_go_to_a_store(store, tmp_path, capsys):
@@ -198,6 +215,15 @@ def test_weights_tokenizer_and_data_are_fetched_once_and_again_when_they_change(
     assert "fetched 1 of " in capsys.readouterr().err
     assert (folder / "boolq/train.json").read_bytes() == (tmp_path / "data/boolq/test.json").read_bytes()
     assert not (folder / "piqa/train.json").exists()
+
+
+def test_photos_may_lie_in_a_store(store):
+    for name in ("a.png", "b.jpg", "c.txt"):
+        store.put(("bucket", f"photos/{name}"), name.encode())
+    assert [path.read_text() for path in photos_of([f"{BUCKET}/photos"])] == ["a.png", "b.jpg"]
+    assert [path.read_text() for path in photos_of([f"{BUCKET}/photos/b.jpg"])] == ["b.jpg"]
+    with pytest.raises(UserError, match=rf"^there is nothing at {BUCKET}/photos/d.png$"):
+        photos_of([f"{BUCKET}/photos/d.png"])
 
 
 def test_what_was_fetched_before_a_failure_is_kept_and_names_stay_below_their_folder(store, monkeypatch, capsys):

@@ -98,5 +98,5 @@ def run_named(source: str | None) -> tuple[Path, str] | None:
 def from_run(run: Any, step: str, only: str) -> Borrowed:
     """The leaves of a run at a step; see `engine.run.Run`. Raises UserError for a sweep, which is many."""
     if run.config.sweep:
-        raise UserError(f"{run.workdir} holds a sweep: start from a slot's adapter.safetensors in {run.workdir}/slots")
-    return Borrowed(tables.flatten(run.variables(step)), f"{run.workdir} at step {run.step(step)}", only)
+        raise UserError(f"{run} holds a sweep: start from a slot's adapter.safetensors in {run}/slots")
+    return Borrowed(tables.flatten(run.variables(step)), f"{run} at step {run.step(step)}", only)

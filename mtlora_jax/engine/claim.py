@@ -53,14 +53,14 @@ def _fitting(workdir: Path, config: dict) -> dict[str, Any] | None:
     path = workdir / CONFIG
     if not path.exists():
         if found := next((name for name in (BASE, RESULTS, CHECKPOINTS) if _is_filled(home(workdir / name))), None):
-            raise UserError(f"{workdir} holds {found} without the {CONFIG} of a run; choose another --workdir")
+            raise UserError(f"{home(workdir)} holds {found} without the {CONFIG} of a run; choose another --workdir")
         return None
     old = read_json(path)
     if not is_run_config(old):
-        raise UserError(f"{path} is not that of a run; choose another --workdir")
+        raise UserError(f"{home(path)} is not that of a run; choose another --workdir")
     if not holds_run(workdir):
         return None
-    check_resumable(old, config, f"{workdir} holds a run of another config")
+    check_resumable(old, config, f"{home(workdir)} holds a run of another config")
     return old
 
 

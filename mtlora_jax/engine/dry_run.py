@@ -21,7 +21,7 @@ from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
 from mtlora_jax.listing import GIB
-from mtlora_jax.storage import opened
+from mtlora_jax.storage import home, opened
 
 
 def shaped(config: Config) -> tuple[Config, Workload]:
@@ -82,7 +82,7 @@ def dry_run(config: Config, workload: Workload, workdir: str | Path) -> dict:
     print(f"batch: {config.train.batch_size}, {config.train.batch_size // batch_shards(mesh)} a device")
     print("memory a device, before the compiler saves any:")
     print(*(f"  {name:12s} {size / GIB:8.3f} GiB" for name, size in memory.items()), sep="\n")
-    print(f"\nnothing was trained; wrote {workdir / 'summary.json'}")
+    print(f"\nnothing was trained; wrote {home(workdir) / 'summary.json'}")
     return summary
 
 

@@ -103,7 +103,10 @@ def run(
     if due(first, config.train.eval_every):  # of a run that ended there, and now goes on
         results, _ = record.narrowed(workload, results, first)
     if first > config.train.steps:
-        raise UserError(f"{workdir} has done {first} steps already: give more with --train.steps, or another --workdir")
+        raise UserError(
+            f"{storage.home(workdir)} has done {first} steps already: "
+            "give more with --train.steps, or another --workdir"
+        )
 
     # --- what it computes
     def step_without(stopped: Collection[str]) -> tuple[Callable, Work]:
@@ -173,7 +176,7 @@ def run(
                 elif due(step, config.train.log_every):
                     log.health(step, pace.health())
                 if trace.after(step, metrics):
-                    log.say(f"wrote a trace of {profile[1]} steps to {workdir / 'profile'}")
+                    log.say(f"wrote a trace of {profile[1]} steps to {storage.home(workdir) / 'profile'}")
                 if pending is not None:
                     report(log, *pending, workload.independent)
                 pending = step, metrics, batch, batches
@@ -258,7 +261,7 @@ def resume(checkpoints: Checkpoints, begin: Start, step: int | None = None) -> S
     if not checkpoints.steps():
         return begin.state
     found = checkpoints.restore(items(begin.state), step)
-    check_base(found.meta, begin.fingerprint, checkpoints.directory)
+    check_base(found.meta, begin.fingerprint, str(checkpoints.directory))
     return State(step=put_leaf(np.int32(found.step), begin.state.step.sharding), **found.state)
 
 

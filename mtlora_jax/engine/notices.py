@@ -15,6 +15,7 @@ from mtlora_jax.engine.optim import schedule
 from mtlora_jax.errors import UserError
 from mtlora_jax.input.protocols import Batches
 from mtlora_jax.listing import listed
+from mtlora_jax.storage import home
 
 
 def resumed(config: Config, held: Mapping | None, checkpoints: Checkpoints, first: int) -> list[str]:
@@ -40,14 +41,16 @@ def saved(workdir: Path, checkpoints: Checkpoints) -> str:
     """Where a run that had to stop goes on."""
     if not (steps := checkpoints.written()):
         return "nothing has been saved yet"
-    return f"{workdir} is saved at step {steps[-1]}, and the same command resumes there"
+    return f"{home(workdir)} is saved at step {steps[-1]}, and the same command resumes there"
 
 
 def way_on(workdir: Path, checkpoints: Checkpoints) -> str:
     """What can be done about a run that diverged: what it computes cannot change, what a new one does can."""
     if not (steps := checkpoints.written()):
         return "nothing has been saved: a lower --optim.lr may help"
-    return f"a new run may go on from step {steps[-1]}: --init_from={workdir} --workdir=NEW with a lower --optim.lr"
+    return (
+        f"a new run may go on from step {steps[-1]}: --init_from={home(workdir)} --workdir=NEW with a lower --optim.lr"
+    )
 
 
 class NotFinite(UserError):

@@ -46,6 +46,10 @@ class Run:
         """The config's mesh, of this machine's devices."""
         return make_mesh(self.config.mesh)
 
+    def __str__(self) -> str:
+        """What messages call it: where it is, also in a store."""
+        return str(home(self.workdir))
+
     @property
     def folder(self) -> Path:
         """Where what is found out about the run is written."""
@@ -63,7 +67,7 @@ class Run:
         """
         steps = self._checkpoints.steps()
         if not steps:
-            raise UserError(f"{self.workdir} holds no checkpoint: the run has not come to its first one")
+            raise UserError(f"{self} holds no checkpoint: the run has not come to its first one")
         if which == "last":
             return steps[-1]
         if which == "best" and (best := self._checkpoints.best()) is not None:
@@ -71,7 +75,7 @@ class Run:
         if str(which).isdigit() and int(which) in steps:
             return int(which)
         known = ", ".join(map(str, steps))
-        raise UserError(f"{self.workdir} holds no checkpoint {which!r}: give best, last, or one of {known}")
+        raise UserError(f"{self} holds no checkpoint {which!r}: give best, last, or one of {known}")
 
     def variables(self, which: Step = "last") -> dict:
         """All of the model's collections at a step, on the mesh; neither optimizer nor moments are made or read.
@@ -83,9 +87,9 @@ class Run:
         weights = place_weights(self.workload, self.config, self.mesh, self.workdir, frozen_only=True)
         wanted = {"trainable": weights.trainable, "mutable": weights.mutable}
         found = self._checkpoints.restore(wanted, step)
-        check_base(found.meta, weights.fingerprint, self.workdir)
+        check_base(found.meta, weights.fingerprint, str(self))
         count = len(jax.tree.leaves(found.state))
-        print(f"{self.workdir} at step {step}: {count} leaves from its checkpoint; {weights.sources}", file=sys.stderr)
+        print(f"{self} at step {step}: {count} leaves from its checkpoint; {weights.sources}", file=sys.stderr)
         return join(found.state["trainable"], weights.frozen, found.state["mutable"])
 
     def evaluate(self, which: Step = "last", protocol: str | None = None, predictions: Path | None = None) -> Metrics:
@@ -111,9 +115,9 @@ class Run:
         also = f" and predictions to {home(predictions)}" if predictions else ""
         try:
             write_json(path, {"step": step, "protocol": protocol or "network", "metrics": metrics})
-            print(f"wrote {path}{also}")
+            print(f"wrote {home(path)}{also}")
         except OSError as error:  # a folder of somebody else's
-            print(f"{path} is not written ({one_line(error)}): the table is all{also and ', ' + also[5:]}")
+            print(f"{home(path)} is not written ({one_line(error)}): the table is all{also and ', ' + also[5:]}")
         return metrics
 
     def changed(self, config: Config) -> "Run":
@@ -123,7 +127,7 @@ class Run:
         Raises:
           UserError: it differs in more.
         """
-        check_resumable(to_json(self.config), to_json(config), f"{self.workdir} was trained otherwise", "leave it")
+        check_resumable(to_json(self.config), to_json(config), f"{self} was trained otherwise", "leave it")
         config.validate()
         return Run(self.workdir, config)
 
@@ -135,18 +139,18 @@ class Run:
         """
         if not self.config.sweep:
             if name:
-                raise UserError(f"{self.workdir} holds one run, no sweep: leave out --slot")
+                raise UserError(f"{self} holds one run, no sweep: leave out --slot")
             return self
         known = {slot.name: slot.config for slot in slots_of(self.config)}
         if name not in ("best", *known):
             is_there = f"there is no slot {name}" if name else "this is a sweep"
-            raise UserError(f"{self.workdir}: {is_there}: give --slot best or one of {' '.join(known)}")
+            raise UserError(f"{self}: {is_there}: give --slot best or one of {' '.join(known)}")
         if name == "best":
             found = results.read(self.workdir)
             if not (last := found.get("best", found.get("last"))):
-                raise UserError(f"{self.workdir} has no best slot yet: nothing was evaluated")
+                raise UserError(f"{self} has no best slot yet: nothing was evaluated")
             name, _ = best_of({slot: last["metrics"][slot][SCORE] for slot in known})
-            print(f"{self.workdir}: the best slot is {name}", file=sys.stderr)
+            print(f"{self}: the best slot is {name}", file=sys.stderr)
         return SlotRun(self.workdir, known[name], self, name)
 
 
@@ -232,10 +236,10 @@ def open_run(workdir: str | Path) -> Run:
     try:
         return Run(folder, from_json(told))
     except UserError as error:
-        raise UserError(f"{path}: {error}: another revision of mtlora_jax wrote it, which can read it") from None
+        raise UserError(f"{home(path)}: {error}: another revision of mtlora_jax wrote it, which can read it") from None
 
 
-def check_base(meta: dict, fingerprint: str, where: Path) -> None:
+def check_base(meta: dict, fingerprint: str, where: str) -> None:
     """Raises UserError where a checkpoint was trained on other frozen weights than those at hand."""
     if meta["base"] != fingerprint:
         raise UserError(f"{where} was trained on other frozen weights: their fingerprints differ")

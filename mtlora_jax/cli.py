@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtlora_jax import schema, storage
+from mtlora_jax import mirrors, schema, storage
 from mtlora_jax.config import Config
 from mtlora_jax.engine import launch
 from mtlora_jax.errors import Interrupted, UserError, one_line
@@ -277,7 +277,7 @@ def fail_cleanly() -> Iterator[None]:
         try:
             yield
         finally:
-            storage.close()
+            mirrors.close()
     except BrokenPipeError:
         discard(sys.stdout)
         raise SystemExit(141) from None

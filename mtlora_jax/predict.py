@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mtlora_jax import storage
+from mtlora_jax import mirrors, storage
 from mtlora_jax.cli import fail_cleanly, open_trained, split_flags
 from mtlora_jax.engine import process
 from mtlora_jax.engine.run import Run, Step
@@ -134,11 +134,11 @@ def answer(run: Run, photos: Sequence[Path], flags: Mapping[str, str | None]) ->
         found.append((group, said, card))
         print(f"{' and '.join(map(str, group))}: {said}", flush=True)
     if flags["out"]:
-        out = make_workdir(storage.outgoing(flags["out"]))
+        out = make_workdir(mirrors.outgoing(flags["out"]))
         records = [{"photos": list(map(str, group)), "question": text, "answer": said} for group, said, _ in found]
         write_json(out / "answers.json", {"task": task, "answers": records})
         save_png(out / "answers.png", sheet([card for *_, card in found]))
-        print(f"wrote answers.json and answers.png to {storage.home(out)}")
+        print(f"wrote answers.json and answers.png to {mirrors.home(out)}")
 
 
 @fail_cleanly()
@@ -163,10 +163,10 @@ def main(argv: list[str]) -> None:
     if asked := [name for name in ("task", "question", "weights") if flags[name]]:
         raise UserError(f"--{asked[0]} is of runs of image and text; {run} predicts all its dense tasks")
     photos = photos_of([flags["image"], *more])
-    out = storage.outgoing(flags["out"])
+    out = mirrors.outgoing(flags["out"])
     written = predict(run, photos, out, flags["step"] or "last")
     names = listed(str(path.relative_to(out)) for path in written)
-    print(f"wrote {len(written)} files to {storage.home(out)}: {names}")
+    print(f"wrote {len(written)} files to {mirrors.home(out)}: {names}")
 
 
 if __name__ == "__main__":

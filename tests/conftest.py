@@ -18,6 +18,7 @@ os.environ["XLA_FLAGS"] = " ".join(
 
 import jax
 import pytest
+from stores import server, store  # noqa: F401 (fixtures)
 
 from mtlora_jax.engine.process import COLLECTED
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mtlora_jax"
-FLOOR = {"config", "devices", "schema", "errors", "files", "listing", "recipes", "storage"}
+FLOOR = {"config", "devices", "schema", "errors", "files", "listing", "recipes", "storage", "mirrors"}
 SHARED = FLOOR | {"adapters", "weights", "images", "input", "engine"}
 MAY_IMPORT = {
     "errors": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "recipes": {"errors"},
     "storage": {"errors", "files"},
+    "mirrors": {"errors", "storage"},
     "schema": {"errors", "recipes"},
     "config": {"schema", "errors"},
     "adapters": set(),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mtlora_jax import storage
+from mtlora_jax import mirrors
 from mtlora_jax.cli import at_home, fail_cleanly
 from mtlora_jax.convert.out import check_out, place_of
 from mtlora_jax.errors import UserError
@@ -289,7 +289,7 @@ def main(argv: list[str]) -> None:
     from mtlora_jax.engine import process
 
     process.prepare()
-    print(f"wrote {storage.home(out)}: {run(**arguments)}")
+    print(f"wrote {mirrors.home(out)}: {run(**arguments)}")
 
 
 if __name__ == "__main__":

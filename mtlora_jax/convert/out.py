@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from mtlora_jax import storage
+from mtlora_jax import mirrors, storage
 from mtlora_jax.errors import UserError
 from mtlora_jax.weights import safetensors
 
 
 def place_of(out: str, overwrite: bool, base: str) -> Path:
-    """Where to write a file or a folder, which may be in a store; see `storage.outgoing`. Raises UserError where the
+    """Where to write a file or a folder, which may be in a store; see `mirrors.outgoing`. Raises UserError where the
     folder that it would lie in is missing, or as `check_out` does."""
     if not storage.is_remote(out):
         if not Path(out).parent.is_dir():
@@ -18,7 +18,7 @@ def place_of(out: str, overwrite: bool, base: str) -> Path:
         raise UserError(f"{out} is, or holds, the base {base}: write somewhere else")
     elif storage.exists(out) and not overwrite:
         raise UserError(f"{out} is there already: write somewhere else, or replace it with --overwrite")
-    return storage.outgoing(out)
+    return mirrors.outgoing(out)
 
 
 def check_out(out: Path, overwrite: bool, *bases: Path) -> None:

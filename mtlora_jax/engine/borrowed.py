@@ -13,7 +13,8 @@ from mtlora_jax.engine.claim import CONFIG
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import read_json
 from mtlora_jax.listing import listed
-from mtlora_jax.storage import exists, fetched, opened
+from mtlora_jax.mirrors import opened
+from mtlora_jax.storage import exists, fetched
 from mtlora_jax.weights.lazy import Lazy
 
 

@@ -23,6 +23,7 @@ from mtlora_jax.engine import hosts
 from mtlora_jax.engine.tables import flatten
 from mtlora_jax.errors import UserError, of_the_system, one_line
 from mtlora_jax.files import finite, here
+from mtlora_jax.mirrors import home
 from mtlora_jax.storage import is_remote
 from mtlora_jax.weights.digest import digest
 
@@ -147,7 +148,7 @@ class Checkpoints:
                 reason = _root_cause(error)
             time.sleep(STRAGGLING)
             gc.collect()
-        raise UserError(f"no checkpoint can be written to {self.directory}: {reason}")
+        raise UserError(f"no checkpoint can be written to {home(self.directory)}: {reason}")
 
     def restore(self, abstract: State, step: int | None = None) -> Restored:
         """Reads the newest checkpoint that is whole, or the one of a given step.
@@ -163,13 +164,13 @@ class Checkpoints:
         self.wait()
         candidates = self.steps()[::-1] if step is None else [s for s in self.steps() if s == step]
         if not candidates:
-            raise UserError(f"there is no checkpoint {'' if step is None else f'{step} '}in {self.directory}")
+            raise UserError(f"there is no checkpoint {'' if step is None else f'{step} '}in {home(self.directory)}")
         for i, candidate in enumerate(candidates):
             try:
                 return self._read(candidate, abstract)
             except Unreadable as error:
                 if step is not None or i + 1 == len(candidates):
-                    raise UserError(f"checkpoint {self.directory / str(candidate)} is damaged: {error}") from None
+                    raise UserError(f"checkpoint {home(self.directory) / str(candidate)} is damaged: {error}") from None
                 self._broken.append(candidate)
                 self._say(f"checkpoint {candidate} is damaged ({error}): going back to {candidates[i + 1]}")
         raise AssertionError("unreachable")

@@ -17,9 +17,9 @@ from mtlora_jax.engine.hosts import check_shared, together, told
 from mtlora_jax.engine.lease import leased
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, read_json, write_json
-from mtlora_jax.storage import Note, home
+from mtlora_jax.mirrors import CHECKPOINTS, Note, checkpoints, home
 
-LOCK, CONFIG, BASE, RESULTS, CHECKPOINTS = ".lock", "config.json", "base.safetensors", "results.json", "checkpoints"
+LOCK, CONFIG, BASE, RESULTS = ".lock", "config.json", "base.safetensors", "results.json"
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 """What a lock that somebody holds fails with; other failures are of file systems without locks."""
 
@@ -71,8 +71,8 @@ def _is_filled(path: epath.Path) -> bool:
 
 def holds_run(workdir: Path) -> bool:
     """Whether a checkpoint was completed in a directory, or a run was finished whose checkpoints are gone."""
-    checkpoints, results = home(workdir / CHECKPOINTS), workdir / RESULTS
-    saved = checkpoints.is_dir() and any(path.name.isdigit() for path in checkpoints.iterdir())
+    folder, results = checkpoints(workdir), workdir / RESULTS
+    saved = folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
     return saved or (results.exists() and "finished" in read_json(results))
 
 

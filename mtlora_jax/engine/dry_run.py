@@ -21,7 +21,7 @@ from mtlora_jax.engine.workload import Workload
 from mtlora_jax.errors import UserError
 from mtlora_jax.files import make_workdir, write_json
 from mtlora_jax.listing import GIB
-from mtlora_jax.storage import home, opened
+from mtlora_jax.mirrors import home, opened
 
 
 def shaped(config: Config) -> tuple[Config, Workload]:

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mtlora_jax.engine.mesh import replicated
 from mtlora_jax.errors import Interrupted, UserError, one_line
-from mtlora_jax.storage import Note
+from mtlora_jax.mirrors import Note
 
 T = TypeVar("T")
 FAILURE = ".failure"

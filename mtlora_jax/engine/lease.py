@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Iterator
 
 from mtlora_jax.errors import UserError
-from mtlora_jax.storage import Note
+from mtlora_jax.mirrors import Note
 
 BEAT = 10.0
 """Seconds between the signs of life of who holds a lease."""

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mtlora_jax import storage
+from mtlora_jax import mirrors
 from mtlora_jax.config import Config, to_json
 from mtlora_jax.engine import compiled
 from mtlora_jax.engine import results as record
 from mtlora_jax.engine.checkpoint import Checkpoints
-from mtlora_jax.engine.claim import CHECKPOINTS, claimed, take
+from mtlora_jax.engine.claim import claimed, take
 from mtlora_jax.engine.curves import save_curves
 from mtlora_jax.engine.evaluate import evaluate
 from mtlora_jax.engine.flops import Work
@@ -50,7 +50,7 @@ def train(config: Config, workload: Workload, workdir: str | Path, profile: tupl
     Args:
       config: validated.
       workload: its domain's.
-      workdir: made if need be, here or in a store, see `storage`. Gets `config.json`, `metrics.jsonl`, `results.json`,
+      workdir: made if need be, here or in a store, see `mirrors`. Gets `config.json`, `metrics.jsonl`, `results.json`,
         `checkpoints/`, `pictures/`, `curves.png` and TensorBoard's files.
       profile: the first of the steps to trace and how many; the trace goes to `profile/`.
 
@@ -62,7 +62,7 @@ def train(config: Config, workload: Workload, workdir: str | Path, profile: tupl
         finite. What could be saved has been.
       Interrupted: a signal came that stops runs; the state has been saved.
     """
-    workdir, mesh = storage.opened(workdir), make_mesh(config.mesh)
+    workdir, mesh = mirrors.opened(workdir), make_mesh(config.mesh)
     check_batch_size(config.train.batch_size, mesh, parts=config.train.accumulate)
     check_batch_size(config.train.eval_batch_size or config.train.batch_size, mesh, "train.eval_batch_size")
     if profile and profile[0] > config.train.steps:
@@ -96,7 +96,7 @@ def run(
 
     # --- where it starts
     begin = start(workload, config, mesh, None if held is None else workdir)
-    checkpoints = Checkpoints(storage.home(workdir / CHECKPOINTS), keep=config.train.keep)
+    checkpoints = Checkpoints(mirrors.checkpoints(workdir), keep=config.train.keep)
     state, frozen = resume(checkpoints, begin), begin.frozen
     step = first = int(state.step)
     results = record.up_to(results, first)
@@ -104,7 +104,7 @@ def run(
         results, _ = record.narrowed(workload, results, first)
     if first > config.train.steps:
         raise UserError(
-            f"{storage.home(workdir)} has done {first} steps already: "
+            f"{mirrors.home(workdir)} has done {first} steps already: "
             "give more with --train.steps, or another --workdir"
         )
 
@@ -139,7 +139,8 @@ def run(
             record.write(workdir, results)
         if held is None and begin.homeless:
             write_base(workdir, frozen)
-        storage.send()
+        checkpoints.wait()  # so that what is sent is whole
+        mirrors.send()
         checkpoints.save(step, items(state), meta, score, by)
 
     first_record = -1 if held is None else first
@@ -176,7 +177,7 @@ def run(
                 elif due(step, config.train.log_every):
                     log.health(step, pace.health())
                 if trace.after(step, metrics):
-                    log.say(f"wrote a trace of {profile[1]} steps to {storage.home(workdir) / 'profile'}")
+                    log.say(f"wrote a trace of {profile[1]} steps to {mirrors.home(workdir) / 'profile'}")
                 if pending is not None:
                     report(log, *pending, workload.independent)
                 pending = step, metrics, batch, batches
@@ -237,12 +238,12 @@ def run(
 
 def close(workload: Workload, workdir: Path, results: dict) -> dict:
     """Prints a finished run's table, and where everything lies."""
-    storage.send()
+    mirrors.send()
     if not is_first():
         return results
     print(record.closing_table(workload, results))
     names = ("results.json", "metrics.jsonl", "curves.png", "pictures", "checkpoints", *results.get("artifacts", ()))
-    at = storage.home(workdir)
+    at = mirrors.home(workdir)
     print(f"wrote {', '.join(name for name in names if (at / name).exists())} to {at}", file=sys.stderr)
     return results
 
@@ -261,7 +262,7 @@ def resume(checkpoints: Checkpoints, begin: Start, step: int | None = None) -> S
     if not checkpoints.steps():
         return begin.state
     found = checkpoints.restore(items(begin.state), step)
-    check_base(found.meta, begin.fingerprint, str(checkpoints.directory))
+    check_base(found.meta, begin.fingerprint, str(mirrors.home(checkpoints.directory)))
     return State(step=put_leaf(np.int32(found.step), begin.state.step.sharding), **found.state)
 
 

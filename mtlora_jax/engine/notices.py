@@ -15,7 +15,7 @@ from mtlora_jax.engine.optim import schedule
 from mtlora_jax.errors import UserError
 from mtlora_jax.input.protocols import Batches
 from mtlora_jax.listing import listed
-from mtlora_jax.storage import home
+from mtlora_jax.mirrors import home
 
 
 def resumed(config: Config, held: Mapping | None, checkpoints: Checkpoints, first: int) -> list[str]:
@@ -23,9 +23,8 @@ def resumed(config: Config, held: Mapping | None, checkpoints: Checkpoints, firs
     if not first or held is None:
         return []
     steps = config.train.steps
-    lines = [
-        f"resumed at step {first} from {checkpoints.directory / str(first)}: {steps - first} of {steps} steps remain"
-    ]
+    where = home(checkpoints.directory) / str(first)
+    lines = [f"resumed at step {first} from {where}: {steps - first} of {steps} steps remain"]
     before = from_json(dict(held))
     was, now = (float(schedule(of.optim, of.train.steps)(first)) for of in (before, config))
     if not math.isclose(was, now, rel_tol=1e-6):

@@ -24,7 +24,7 @@ from mtlora_jax.engine.workload import Metrics, Workload
 from mtlora_jax.errors import UserError, one_line
 from mtlora_jax.files import read_json, write_json
 from mtlora_jax.listing import text_table
-from mtlora_jax.storage import home, opened
+from mtlora_jax.mirrors import checkpoints, home, opened
 
 Step = str | int
 """`best`, `last`, or a step's number."""
@@ -57,7 +57,7 @@ class Run:
 
     @cached_property
     def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(home(self.workdir / "checkpoints"), read_only=True)
+        return Checkpoints(checkpoints(self.workdir), read_only=True)
 
     def step(self, which: Step = "last") -> int:
         """The number of a step that has a checkpoint.

@@ -77,6 +77,8 @@ def objects_of(url: str) -> dict[str, Stored]:
     slow.start()
     try:
         found = told(url, lambda: fs.find(root, detail=True))
+        if isinstance(found, list):  # adlfs gives names where there is one object or none
+            found = told(url, lambda: {path: fs.info(path) for path in found})
     finally:
         slow.cancel()
     objects = {}

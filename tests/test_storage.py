@@ -122,6 +122,16 @@ def test_weights_that_a_disk_has_no_room_for_stay_in_the_store(store, tmp_path, 
         there["params/norm/scale"]
 
 
+def test_a_package_that_lists_names_alone_is_asked_for_the_rest(store, monkeypatch):
+    store.put(("bucket", "some/a"), b"a")
+    fs = fsspec.filesystem("gs")
+    find = fs.find
+    monkeypatch.setattr(fs, "find", lambda *arguments, **more: list(find(*arguments, **more)))
+    assert fetched(f"{BUCKET}/some/a").read_bytes() == b"a"
+    with pytest.raises(UserError, match=rf"^there is nothing at {BUCKET}/some/b$"):
+        fetched(f"{BUCKET}/some/b")
+
+
 def test_a_store_that_is_slow_to_answer_is_named(store, monkeypatch, capsys):
     store.put(("bucket", "some/a"), b"a")
     fs = fsspec.filesystem("gs")

@@ -38,11 +38,13 @@ class Mirror:
     Attributes:
       url: of the store's.
       folder: of this machine.
+      of_run: what lies in its `checkpoints` are checkpoints.
       sent: `{name: (size, time)}` of the files that are in the store as they are here.
     """
 
     url: str
     folder: Path
+    of_run: bool = False
     sent: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def here(self) -> dict[str, tuple[int, int]]:
@@ -51,7 +53,8 @@ class Mirror:
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder)
             hidden = any(part.startswith(".") for part in name.parts)
-            if path.is_file() and not hidden and (name.parts[0] != CHECKPOINTS or _checkpoint(name.as_posix())):
+            half = self.of_run and name.parts[0] == CHECKPOINTS and not _checkpoint(name.as_posix())
+            if path.is_file() and not hidden and not half:
                 found[name.as_posix()] = (path.stat().st_size, path.stat().st_mtime_ns)
         return found
 
@@ -60,18 +63,20 @@ class Mirror:
         sent; one that is gone here goes there too."""
         here, before = self.here(), self.sent
         changed = [name for name in here if before.get(name) != here[name]]
-        new, kept, known = ({*map(_checkpoint, names)} - {""} for names in (changed, here, before))
+        checkpoint = _checkpoint if self.of_run else lambda name: ""
+        new, kept, known = ({*map(checkpoint, names)} - {""} for names in (changed, here, before))
         fs, root = file_system(self.url)
 
         def put(name: str) -> None:
             fs.put_file(str(self.folder / name), f"{root}/{name}")
 
         def remove(name: str) -> None:
-            fs.rm_file(f"{root}/{name}")
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm_file(f"{root}/{name}")
 
         def without(steps: set[str]) -> None:
             in_threads(remove, [step + WHOLE for step in steps], "removing")
-            in_threads(remove, [name for name in before if _checkpoint(name) in steps], "removing")
+            in_threads(remove, [name for name in before if checkpoint(name) in steps], "removing")
 
         def sent() -> None:
             without(known & new)  # made anew
@@ -111,7 +116,7 @@ def opened(workdir: str | Path) -> Path:
         shared = " or ".join(f"{scheme}://" for scheme in BY_ORBAX)
         raise UserError(f"{url}: checkpoints of several processes are written to {shared} or a folder that all share")
     if url not in _MIRRORS:
-        mirror, objects = Mirror(url, _folder_for(url)), objects_of(url)
+        mirror, objects = Mirror(url, _folder_for(url), of_run=True), objects_of(url)
 
         def is_needed(name: str) -> bool:
             if not by_orbax and (step := _checkpoint(name)):

@@ -156,8 +156,8 @@ def _fetched(url: str, parts: str) -> Path:
         (copy / name).unlink(missing_ok=True)
     if stay:
         _LEFT.update({copy / name: f"{url}/{name}" for name in stay})
-        told = f"{len(stay)} of {len(objects)} files of {url} stay there"
-        print(f"{told} ({size / 1e9:.1f} GB): parts are read as they are needed", file=sys.stderr)
+        which = f"{len(stay)} of {len(objects)} files of {url} stay there"
+        print(f"{which} ({size / 1e9:.1f} GB): parts are read as they are needed", file=sys.stderr)
     if lacking := [name for name in lacking if name not in stay]:
         try:
             fetch(url, lacking, copy, there.add)

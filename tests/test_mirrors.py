@@ -100,6 +100,14 @@ def test_what_commands_write_may_go_to_a_store(store, tmp_path, capsys):
         convert(["merge", f"{url}/model.safetensors", url, "--overwrite"])
     assert "is, or holds, the base" in capsys.readouterr().err
 
+    # in a folder called as that of a run's checkpoints
+    (mirrors.outgoing(f"{BUCKET}/checkpoints/said") / "a").parent.mkdir(parents=True)
+    (mirrors.outgoing(f"{BUCKET}/checkpoints/said") / "a").write_text("b")
+    (mirrors.outgoing(f"{BUCKET}/checkpoints") / "3").mkdir(parents=True)
+    (mirrors.outgoing(f"{BUCKET}/checkpoints") / "3" / "a").write_text("c")
+    mirrors.close()
+    assert store.names("bucket/checkpoints") == ["bucket/checkpoints/3/a", "bucket/checkpoints/said/a"]
+
     # below a work directory that is in the store too
     put(store, run, "run")
     predictions = mirrors.outgoing(f"{BUCKET}/run/said")

@@ -4,7 +4,7 @@
     python benchmarks/plans.py scaling [OUT.json]     Llama-2-7B at 16 rows a chip, on up to 512 chips
 
 Prints a table in Markdown. What is planned is kept in OUT (benchmarks/results/tpu_plans.json) and not planned again;
-one takes half a minute (language) to four (vision) on two cores. Needs `pip install "jax[tpu]"`, and no TPU.
+one takes half a minute (language) to twelve (vision, v6e) on one core. Needs `pip install "jax[tpu]"`, and no TPU.
 """
 
 import argparse

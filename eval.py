@@ -14,7 +14,7 @@ Several processes evaluate as they train together, with `--coordinator HOST:PORT
 
 import sys
 
-from mtlora_jax import storage
+from mtlora_jax import mirrors
 from mtlora_jax.cli import fail_cleanly, load_config, open_trained, override, split_flags
 from mtlora_jax.engine import launch
 from mtlora_jax.errors import UserError
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
 
     process.prepare()
     launch.join(flags)
-    predictions = flags["predictions"] and storage.outgoing(flags["predictions"])
+    predictions = flags["predictions"] and mirrors.outgoing(flags["predictions"])
     if flags["config"]:
         config = override(load_config(flags["config"]), rest)
         config.validate()

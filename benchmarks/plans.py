@@ -29,7 +29,8 @@ LANGUAGE = ("commonsense_llama2_7b", "commonsense_llama3_8b", "csr_mtl9_llama3_8
 SMALL = (
     *("pascal_mtlora_r64", "nyud_mtlora_r64", "vlbart_mtl_lora", "pascal_full", "vlbart_full", "nyud_full"),
     *("pascal_mtlora_plus_r64", "pascal_mtlora_r32", "pascal_mtlora_r16", "pascal_mtlora_plus_r32"),
-    *("pascal_mtlora_plus_r16", "vlbart_lora", "vlbart_dora"),
+    *("pascal_mtlora_plus_r16", "vlbart_lora", "vlbart_dora", "pascal_decoders"),
+    *(f"pascal_single_{task}" for task in ("semseg", "human_parts", "saliency", "normals")),
 )
 
 DIVIDED = {"vlbart_dora": " --train.batch_size=304"}

@@ -208,4 +208,5 @@ def _between(content_type: str, body: bytes, parsed: bytes) -> bytes:
     """The second part of a multipart body to the byte: a mail parser may change the ends of its lines."""
     boundary = re.search(r"boundary=\"?([^\";]+)", content_type)[1].encode()
     part = body.split(b"--" + boundary)[2]
-    return part[re.search(rb"\r?\n\r?\n", part).end() :].removesuffix(b"\n").removesuffix(b"\r")
+    line = b"\r\n" if part.startswith(b"\r\n") else b"\n"  # what ends lines here: data may itself end with either
+    return part[part.index(line * 2) + 2 * len(line) :].removesuffix(line)

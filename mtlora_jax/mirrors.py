@@ -111,8 +111,7 @@ def opened(workdir: str | Path) -> Path:
     if not is_remote(workdir):
         return Path(workdir)
     url = _writable(workdir)
-    by_orbax = url.partition("://")[0] in BY_ORBAX
-    if not by_orbax and are_several():
+    if not (by_orbax := _by_orbax(url)) and are_several():
         shared = " or ".join(f"{scheme}://" for scheme in BY_ORBAX)
         raise UserError(f"{url}: checkpoints of several processes are written to {shared} or a folder that all share")
     if url not in _MIRRORS:
@@ -187,8 +186,12 @@ def checkpoints(workdir: Path) -> epath.Path:
     """Where the checkpoints of a work directory are written and read: there, or here for a store that orbax does not
     write to."""
     there = home(workdir / CHECKPOINTS)
-    by_orbax = not is_remote(str(there)) or str(there).partition("://")[0] in BY_ORBAX
-    return there if by_orbax else epath.Path(workdir / CHECKPOINTS)
+    return there if _by_orbax(str(there)) else epath.Path(workdir / CHECKPOINTS)
+
+
+def _by_orbax(path: str) -> bool:
+    """Whether orbax writes checkpoints there: in a folder of this machine, and in a few stores."""
+    return not is_remote(path) or path.partition("://")[0] in BY_ORBAX
 
 
 class Note:
